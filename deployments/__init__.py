@@ -1,0 +1,1 @@
+"""Processes: the command line, the simulated teacher, the standing stack."""

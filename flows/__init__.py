@@ -1,0 +1,1 @@
+"""The jobs as recipes: which step, on what, giving what."""

@@ -1,0 +1,1 @@
+"""Finding the labels that the student confidently contradicts."""

@@ -1,0 +1,1 @@
+"""Turning items into vectors once and keeping them."""

@@ -1,0 +1,1 @@
+"""Asking the teacher: what, how, at what price, and what its answers amount to."""

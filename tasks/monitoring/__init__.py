@@ -1,0 +1,1 @@
+"""What a person looks at: cost, state and the report."""

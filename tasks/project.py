@@ -1,0 +1,340 @@
+"""A project's settings: one YAML file in `conf/`, read into frozen models, every mistake with its place.
+
+Knows nothing of what the settings are used for; domain functions take values out of it, never the whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from tasks.errors import ConfigError
+from tasks.taxonomy import Taxonomy, load_taxonomy
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+OpenShare = Annotated[float, Field(gt=0.0, lt=1.0)]
+CANDIDATES = Literal["linear", "mlp", "ensemble", "timm"]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Task(Section):
+    """What is classified into what."""
+
+    modality: Literal["text", "image"] = "text"
+    levels: tuple[str, ...] | None = None
+    taxonomy: str
+    instructions: str = "Classify the item."
+    other: str | None = "none of these"
+
+    @field_validator("levels")
+    @classmethod
+    def _levels_are_distinct(cls, levels: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        reserved = {"id", "tier", "confidence", "key", "text", "image"}
+        if levels is not None and (len(set(levels)) < len(levels) or not levels or reserved & set(levels)):
+            raise ValueError(f"levels must be distinct names, and none of {', '.join(sorted(reserved))}")
+        return levels
+
+
+class Source(Section):
+    """Where items come from: parquet, csv, jsonl, a glob of them, an SQL URL with a query, images."""
+
+    items: str
+    id: str = "id"
+    text: str | None = None
+    image: str | None = None
+    query: str | None = None
+    traffic: str | None = None
+
+
+class Price(Section):
+    """US dollars per million tokens."""
+
+    input: float = Field(0.0, ge=0)
+    cached_input: float | None = Field(None, ge=0)
+    output: float = Field(0.0, ge=0)
+
+
+class Model(Section):
+    """One model behind an OpenAI-compatible API."""
+
+    base_url: str = "https://api.openai.com/v1"
+    api_key_env: str = "OPENAI_API_KEY"
+    model: str
+    price: Price = Price()
+    concurrency: int = Field(64, ge=1, le=4096)
+    timeout_seconds: float = Field(60.0, gt=0)
+    max_attempts: int = Field(6, ge=1)
+    temperature: float | None = Field(0.0, ge=0)
+    max_output_tokens: int = Field(300, ge=1)
+    structured: bool = True
+
+    @property
+    def api_key(self) -> str:
+        """The key out of the environment; loopback servers need none.
+
+        Raises:
+            ConfigError: the variable is not set.
+        """
+        key = os.environ.get(self.api_key_env, "")
+        if key:
+            return key
+        if any(host in self.base_url for host in ("://127.0.0.1", "://localhost", "://[::1]")):
+            return "none-needed-on-loopback"
+        raise ConfigError(
+            "environment",
+            f"{self.api_key_env} is not set",
+            f"export {self.api_key_env}=... (never write it into the file)",
+        )
+
+
+class Teacher(Model):
+    """The LLM that labels, and how often it is asked about one item."""
+
+    passes: int = Field(2, ge=1, le=9)
+    budget_usd: float | None = Field(None, ge=0)
+    tie_breaker: Model | None = None
+    adjudicator: Model | None = None
+    cheap: Model | None = None
+
+
+class Mix(Section):
+    """Shares of what is asked first when not everything is."""
+
+    uncertain: Share = 0.4
+    diverse: Share = 0.3
+    random: Share = 0.3
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Mix:
+        if abs(self.uncertain + self.diverse + self.random - 1.0) > 1e-6:
+            raise ValueError("uncertain, diverse and random must add up to 1")
+        return self
+
+
+class Labeling(Section):
+    """How many items one run asks about (None: all) and which first."""
+
+    limit: int | None = Field(None, ge=1)
+    mix: Mix = Mix()
+
+
+class Encoder(Section):
+    """The frozen model that turns an item into a vector, once."""
+
+    model: str = "intfloat/multilingual-e5-base"
+    prefix: str = ""
+    normalize: bool = True
+    max_length: int | None = Field(None, ge=8)
+    revision: str | None = None
+    sha256: str | None = None
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+
+class Student(Section):
+    """Which candidates a retrain compares."""
+
+    candidates: tuple[CANDIDATES, ...] = ("linear", "mlp", "ensemble")
+    folds: int = Field(5, ge=2, le=20)
+    timm_model: str = "mobilenetv3_small_100"
+    pretrained: bool = True
+    epochs: int = Field(12, ge=1)
+    image_size: int = Field(96, ge=16, le=512)
+
+    @field_validator("candidates")
+    @classmethod
+    def _some(cls, candidates: tuple[str, ...]) -> tuple[str, ...]:
+        if not candidates or len(set(candidates)) < len(candidates):
+            raise ValueError("name at least one candidate, each once")
+        return candidates
+
+
+class Cleaning(Section):
+    """How labels the student confidently contradicts are dealt with."""
+
+    method: Literal["cross_fitted", "none"] = "cross_fitted"
+    cap: Share = 0.3
+
+
+class Routing(Section):
+    """The promise, and how it is watched."""
+
+    target_error: OpenShare = 0.05
+    confidence: OpenShare = 0.95
+    audit_rate: Share = 0.02
+    fallback: Literal["student", "refuse"] = "student"
+    starts: int = Field(4, ge=1, le=16)
+
+
+class Promotion(Section):
+    """Who lets a challenger serve, and how much worse it may look."""
+
+    approval: Literal["automatic", "human"] = "automatic"
+    margin: OpenShare = 0.01
+
+
+class Schedule(Section):
+    """When the wheel turns by itself."""
+
+    nightly: str | None = "0 2 * * *"
+    timezone: str = "UTC"
+
+
+class Storage(Section):
+    """Where everything the project writes lies."""
+
+    root: str | None = None
+    database: str | None = None
+
+
+class Mlflow(Section):
+    """Where experiments are tracked; None is `var/mlflow.db`, shared by all projects."""
+
+    tracking_uri: str | None = None
+    experiment: str | None = None
+
+
+class Project(Section):
+    """One classification problem: items, taxonomy, teacher, student, policy."""
+
+    project: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    task: Task
+    source: Source
+    gold: str | None = None
+    teacher: Teacher
+    labeling: Labeling = Labeling()
+    encoder: Encoder = Encoder()
+    student: Student = Student()
+    cleaning: Cleaning = Cleaning()
+    routing: Routing = Routing()
+    promotion: Promotion = Promotion()
+    schedule: Schedule = Schedule()
+    runner: Literal["threads", "processes", "dask", "ray"] = "threads"
+    storage: Storage = Storage()
+    mlflow: Mlflow = Mlflow()
+    file: Path = Field(default=Path("project.yaml"), exclude=False)
+    home: Path = Field(default=Path(), exclude=False)
+
+    @cached_property
+    def root(self) -> Path:
+        """The folder of everything this project writes (absolute)."""
+        return (self.home / (self.storage.root or f"var/{self.project}")).absolute()
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the project's database."""
+        return self.storage.database or f"sqlite:///{self.root / 'flywheel.db'}"
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's tracking and registry address."""
+        return self.mlflow.tracking_uri or f"sqlite:///{(self.home / 'var' / 'mlflow.db').absolute()}"
+
+    @property
+    def experiment(self) -> str:
+        """Name of the project's MLflow experiment."""
+        return self.mlflow.experiment or self.project
+
+    @cached_property
+    def taxonomy(self) -> Taxonomy:
+        """The label tree, read afresh for each loaded project."""
+        return load_taxonomy(self.resolve(self.task.taxonomy), self.task.levels, self.task.other)
+
+    @property
+    def content_column(self) -> str:
+        """The column that holds the item itself."""
+        if self.task.modality == "image":
+            return self.source.image or "image"
+        return self.source.text or "text"
+
+    def resolve(self, written: str) -> Path:
+        """An input path of the project file: relative ones start at the YAML's folder."""
+        path = Path(written).expanduser()
+        return path if path.is_absolute() else self.file.parent / path
+
+
+def flywheel_home() -> Path:
+    """The folder `var/` stands in: `FLYWHEEL_HOME`, else the working directory."""
+    return Path(os.environ.get("FLYWHEEL_HOME") or ".").absolute()
+
+
+def load_project(file: Path | str, home: Path | None = None) -> Project:
+    """Read a project file.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown key (the nearest known one is named) or a bad value,
+            with the file and the dotted path of the mistake.
+    """
+    file = Path(file).absolute()
+    try:
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            file, f"cannot be read ({error.strerror})", "`flywheel init` writes a project file."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            file, f"is not YAML ({error})", "Mind the indentation; `flywheel init` writes a template."
+        ) from error
+    if not isinstance(raw, dict):
+        raise ConfigError(
+            file, "is empty or not a mapping", "`flywheel init` writes a commented project file."
+        )
+    for reserved in ("file", "home"):
+        if reserved in raw:
+            raise ConfigError(file, "unknown key", "Take it out.", reserved)
+    try:
+        return Project.model_validate(raw | {"file": file, "home": home or flywheel_home()})
+    except ValidationError as error:
+        raise _explain(file, error) from None
+
+
+def _explain(file: Path, error: ValidationError) -> ConfigError:
+    """The first mistake of a validation error in a person's words, unknown keys first."""
+    details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
+    detail = details[0]
+    place = [str(part) for part in detail["loc"]]
+    dotted = ".".join(place)
+    more = f" ({len(details) - 1} more mistakes in this file)" if len(details) > 1 else ""
+    if detail["type"] == "extra_forbidden":
+        known = sorted(_known_keys(place[:-1]))
+        near = get_close_matches(place[-1], known, n=1, cutoff=0.4)
+        remedy = f"Did you mean {near[0]!r}? " if near else ""
+        return ConfigError(file, "unknown key" + more, f"{remedy}Known here: {', '.join(known)}.", dotted)
+    if detail["type"] == "missing":
+        return ConfigError(
+            file, "is missing" + more, "Every project needs project, task, source and teacher.", dotted
+        )
+    given = detail.get("input")
+    shown = "" if isinstance(given, dict) else f" (given: {given!r})"
+    return ConfigError(
+        file, f"{detail['msg']}{shown}{more}", "See conf/template.yaml for what may stand here.", dotted
+    )
+
+
+def _known_keys(place: list[str]) -> Iterator[str]:
+    model: type[BaseModel] = Project
+    for part in place:
+        found = model.model_fields.get(part)
+        candidates = _models_in(found.annotation) if found else []
+        if not candidates:
+            return
+        model = candidates[0]
+    yield from (name for name in model.model_fields if not (model is Project and name in ("file", "home")))
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]

@@ -1,0 +1,173 @@
+"""What an item is, and the small frozen records that pass between steps.
+
+The key of an item is a 128-bit hash of its normalised content, so the same product name seen twice is one
+item. Frames never pass between steps: records hold counts, paths, fingerprints and ids.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+KEY_BYTES = 16
+
+# Sources of a label, the one to believe first standing first. `disagreed` withdraws an earlier LLM label.
+SOURCES = ("human", "adjudicated", "consensus", "single", "imported", "synthetic", "disagreed")
+LLM_SOURCES = ("consensus", "single", "disagreed")
+
+
+_UNPRINTABLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def normalise(text: str) -> str:
+    """NFC, control characters and lone surrogates dropped, runs of white space one space, ends trimmed."""
+    return " ".join(unicodedata.normalize("NFC", _UNPRINTABLE.sub("", text)).split())
+
+
+def text_key(text: str) -> bytes:
+    """Key (16 bytes) of a text; letter case counts, spacing and Unicode form do not."""
+    return hashlib.blake2b(normalise(text).encode(), digest_size=KEY_BYTES).digest()
+
+
+def image_key(image: bytes) -> bytes:
+    """Key (16 bytes) of an image: the hash of its file's bytes."""
+    return hashlib.blake2b(image, digest_size=KEY_BYTES, person=b"image").digest()
+
+
+@dataclass(frozen=True)
+class Record:
+    """Base of what steps return: plain values only, so any run can be printed, stored and rebuilt."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """A JSON-able dictionary of all fields."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Ingested(Record):
+    """What reading the sources did: rows seen, new items, rows rejected by reason."""
+
+    rows: int = 0
+    new: int = 0
+    rejected: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Labelled(Record):
+    """What a labelling run did; `unlabelled_left` counts items still without an answer in every pass."""
+
+    items: int = 0
+    labelled: int = 0
+    disagreed: int = 0
+    invalid: int = 0
+    failed: int = 0
+    calls: int = 0
+    cost_usd: float = 0.0
+    unlabelled_left: int = 0
+    agreement: float | None = None
+    stopped: str | None = None
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    errors: Mapping[str, int] = field(default_factory=dict)
+    review_file: str | None = None
+    tokens: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Embedded(Record):
+    """What an embedding run did; `fingerprint` names the cache folder."""
+
+    encoded: int
+    cached: int
+    total: int
+    fingerprint: str
+    seconds: float
+    rejected: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Snapshot(Record):
+    """The frozen rows a training run uses: parquet path, content fingerprint, counts."""
+
+    path: str
+    fingerprint: str
+    rows: int
+    gold_rows: int
+    removed_gold: int
+    removed_near_gold: int
+
+
+@dataclass(frozen=True)
+class Cleaned(Record):
+    """What cleaning did, by level: `{name: {labels, overwritten, share}}`."""
+
+    levels: Mapping[str, Mapping[str, float]]
+    path: str
+    snapshot: Snapshot
+    noise_estimate: float
+    margin: float
+    suspects: int
+    confused_pairs: list[tuple[str, str, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Policy(Record):
+    """Thresholds in force and the certificate they were issued under, tied to a model version."""
+
+    thresholds: Mapping[str, float] | None
+    target_error: float
+    confidence: float
+    certified_coverage: float
+    calibration_items: int
+    against: str
+    model_version: str
+    id: int | None = None
+    cross_fitted: bool = False
+    sentence: str = ""
+    certificate: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Retrained(Record):
+    """A trained, registered challenger with its metrics and its policy."""
+
+    run_id: str
+    model_version: str
+    student: str
+    metrics: Mapping[str, float]
+    policy: Policy
+    snapshot: Snapshot
+    bottleneck: str = ""
+    candidates: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    teacher: Mapping[str, float] = field(default_factory=dict)
+    before_cleaning: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Promoted(Record):
+    """The outcome of the gate: a refusal is a result with its numbers."""
+
+    promoted: bool
+    champion_version: str | None
+    challenger_version: str | None
+    reasons: list[str]
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Routed(Record):
+    """What routing a file did: `tiers` counts items by the tier that answered them."""
+
+    items: int
+    tiers: Mapping[str, int]
+    cost_usd: float
+    seconds: float
+    out: str | None = None
+    audited: int = 0
+    audits_owed: int = 0
+    unanswered: int = 0
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    errors: Mapping[str, int] = field(default_factory=dict)

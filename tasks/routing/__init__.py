@@ -1,0 +1,1 @@
+"""Which tier answers an item, and the audit that watches it."""

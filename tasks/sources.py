@@ -1,0 +1,305 @@
+"""Reading what a project names: item tables, gold, label files; every bad row named with its reason.
+
+One row must not stop a million: rows without content or with an unreadable image are counted and listed. What
+makes the whole file doubtful (a missing column, one id for two different items) is an error.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+
+import polars as pl
+
+from tasks.errors import ConfigError, InputError
+from tasks.project import Project
+from tasks.records import image_key, normalise, text_key
+from tasks.taxonomy import Taxonomy
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
+TABLE_SUFFIXES = {".parquet", ".csv", ".jsonl", ".ndjson"}
+SHOWN_ROWS = 5
+ITEM_SCHEMA = {"key": pl.Binary, "source_id": pl.String, "text": pl.String, "image": pl.Binary}
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A row that was left out: `row` is 1-based in `file`, the header not counted."""
+
+    file: str
+    row: int
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Items:
+    """Items read from one file: a frame of key, source_id, text, image, row (and what else was kept)."""
+
+    file: Path
+    frame: pl.DataFrame
+    rejections: tuple[Rejection, ...] = ()
+
+
+def expand(written: str, base: Path) -> list[Path]:
+    """The files a source names: one file, a folder of images, or a sorted glob.
+
+    Raises:
+        ConfigError: nothing is there, or the suffix is none that can be read.
+    """
+    path = Path(written).expanduser()
+    path = path if path.is_absolute() else base / path
+    found = sorted(Path(name) for name in glob(str(path), recursive=True))  # noqa: PTH207 - patterns may be absolute
+    if not found:
+        raise ConfigError(
+            path, "there is no such file", "Give a parquet, csv or jsonl file, a glob, or an image folder."
+        )
+    for file in found:
+        if file.is_file() and file.suffix.lower() not in TABLE_SUFFIXES:
+            raise ConfigError(
+                file, f"{file.suffix or 'no'} suffix cannot be read", "Use .parquet, .csv or .jsonl."
+            )
+    return found
+
+
+def read_table(file: Path, columns: Sequence[str] = (), dtype_text: bool = True) -> pl.DataFrame:
+    """One table as a frame; `columns` must be among its columns.
+
+    Raises:
+        InputError: unreadable or empty file, a missing column (the nearest are named).
+    """
+    if not file.exists():
+        raise InputError(file, "there is no such file", "Check the path.")
+    try:
+        if file.is_dir():
+            frame = _image_folder(file)
+        elif file.suffix.lower() == ".parquet":
+            frame = pl.read_parquet(file)
+        elif file.suffix.lower() == ".csv":
+            # Every cell as text: ids such as 007 must not become numbers.
+            frame = pl.read_csv(file, infer_schema=not dtype_text, encoding="utf8")
+        else:
+            frame = pl.read_ndjson(file, infer_schema_length=None)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            file, f"cannot be read ({reason})", "Is it complete, and UTF-8 if it is text?"
+        ) from error
+    if frame.height == 0 and not file.is_dir():
+        raise InputError(file, "has no rows", "Give a file with at least one row.")
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        raise InputError(
+            file,
+            f"column {missing[0]!r} is missing",
+            f"It has: {', '.join(frame.columns[:20])}. Name the right ones under source in the project file.",
+        )
+    return frame
+
+
+def read_sql(url: str, query: str) -> pl.DataFrame:
+    """The rows of a query against any database SQLAlchemy can reach.
+
+    Raises:
+        InputError: the database or the query fails.
+    """
+    from sqlalchemy import create_engine, make_url, text
+    from sqlalchemy.exc import SQLAlchemyError
+
+    shown = make_url(url).render_as_string(hide_password=True)
+    try:
+        with create_engine(url).connect() as connection:
+            result = connection.execute(text(query))
+            names, rows = list(result.keys()), result.fetchall()
+    except SQLAlchemyError as error:
+        raise InputError(shown, str(error).splitlines()[0], "Check source.items and source.query.") from error
+    return pl.DataFrame([tuple(row) for row in rows], schema=names, orient="row", infer_schema_length=None)
+
+
+def is_sql(written: str) -> bool:
+    """Whether a source is a database URL rather than a path."""
+    return "://" in written
+
+
+def read_items(project: Project, frame: pl.DataFrame, file: Path, keep: Sequence[str] = ()) -> Items:
+    """Items of a frame by the project's id and content columns; further columns named in `keep` stay.
+
+    Rows repeat freely (one content, one key); a row without content or id is rejected with its reason.
+
+    Raises:
+        InputError: one id stands for two different items.
+    """
+    id_column, content = project.source.id, project.content_column
+    for column in (id_column, content):
+        if column not in frame.columns:
+            raise InputError(
+                file, f"column {column!r} is missing", f"It has: {', '.join(frame.columns[:20])}."
+            )
+    ids = frame[id_column].cast(pl.String).to_list()
+    rejections: list[Rejection] = []
+    keys: list[bytes | None] = []
+    texts: list[str | None] = []
+    images: list[bytes | None] = []
+    for row, (source_id, value) in enumerate(zip(ids, frame[content].to_list(), strict=True), start=1):
+        key, text, image, reason = (
+            _read_image(value, file) if project.task.modality == "image" else _read_text(value)
+        )
+        if reason is None and not source_id:
+            reason = "empty id"
+        if reason is not None:
+            rejections.append(Rejection(str(file), row, source_id or "", reason))
+        keys.append(key if reason is None else None)
+        texts.append(text)
+        images.append(image)
+    read = pl.DataFrame(
+        {"key": keys, "source_id": ids, "text": texts, "image": images}, schema=ITEM_SCHEMA
+    ).with_columns(frame[column] for column in keep)
+    read = read.with_row_index("row", offset=1).filter(pl.col("key").is_not_null())
+    _one_item_an_id(read, file)
+    return Items(file, read, tuple(rejections))
+
+
+def _one_item_an_id(frame: pl.DataFrame, file: Path) -> None:
+    clashes = (
+        frame.group_by("source_id", maintain_order=True)
+        .agg(pl.col("key").n_unique().alias("items"), pl.col("row"))
+        .filter(pl.col("items") > 1)
+    )
+    if clashes.height:
+        shown = "; ".join(
+            f"id {row['source_id']!r} in rows {', '.join(map(str, row['row'][:SHOWN_ROWS]))}"
+            for row in clashes.head(SHOWN_ROWS).to_dicts()
+        )
+        raise InputError(
+            file,
+            f"{clashes.height} duplicate ids with different content ({shown})",
+            "Give every item an id of its own.",
+            int(clashes["row"][0][1]),
+        )
+
+
+def _read_text(value: object) -> tuple[bytes | None, str | None, bytes | None, str | None]:
+    text = normalise(str(value)) if value is not None else ""
+    return (text_key(text), text, None, None) if text else (None, None, None, "empty text")
+
+
+def _read_image(value: object, file: Path) -> tuple[bytes | None, str | None, bytes | None, str | None]:
+    """Bytes are kept in the database; a path is kept as a path, its file read for the key."""
+    from PIL import Image
+
+    if isinstance(value, bytes):
+        path, content = None, value
+    elif isinstance(value, str) and value:
+        found = Path(value) if Path(value).is_absolute() else (file if file.is_dir() else file.parent) / value
+        if not found.is_file():
+            return None, None, None, f"no such image file: {value}"
+        path, content = str(found.absolute()), found.read_bytes()
+    else:
+        return None, None, None, "no image"
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.verify()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return None, None, None, f"unreadable image ({type(error).__name__})"
+    return image_key(content), path, None if path else content, None
+
+
+def _image_folder(folder: Path) -> pl.DataFrame:
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    names = [str(path.relative_to(folder)) for path in files]
+    return pl.DataFrame({"id": names, "image": names}, schema={"id": pl.String, "image": pl.String})
+
+
+def iterate_sources(project: Project, written: str, query: str | None) -> Iterator[tuple[Path, pl.DataFrame]]:
+    """Every table a source names, one at a time."""
+    if is_sql(written):
+        if not query:
+            raise ConfigError(project.file, "a database needs a query", "Set source.query.", "source.query")
+        yield Path("query"), read_sql(written, query)
+        return
+    for file in expand(written, project.file.parent):
+        yield file, read_table(file)
+
+
+def label_columns(
+    frame: pl.DataFrame, taxonomy: Taxonomy, file: Path, columns: Sequence[str] = ()
+) -> list[str]:
+    """The columns that hold a label: those given, else one a level, else `label`.
+
+    Raises:
+        InputError: none of them is there.
+    """
+    wanted = list(columns) or (
+        list(taxonomy.levels) if set(taxonomy.levels) <= set(frame.columns) else ["label"]
+    )
+    if missing := [column for column in wanted if column not in frame.columns]:
+        raise InputError(
+            file,
+            f"label column {missing[0]!r} is missing",
+            f"Expected one column a level ({', '.join(taxonomy.levels)}) or one column `label`; "
+            f"it has: {', '.join(frame.columns[:20])}.",
+        )
+    return wanted
+
+
+def resolve_labels(
+    frame: pl.DataFrame, columns: Sequence[str], taxonomy: Taxonomy
+) -> list[tuple[str | None, str]]:
+    """For each row the leaf it means (None if there is none) and what was written."""
+    known: dict[tuple[object, ...], tuple[str | None, str]] = {}
+    resolved = []
+    for row in frame.select(pl.col(column).cast(pl.String) for column in columns).iter_rows():
+        if row not in known:
+            written = " > ".join(value for value in row if value)
+            label = taxonomy.from_columns(row) if len(columns) > 1 else taxonomy.resolve(written)
+            known[row] = (label, written)
+        resolved.append(known[row])
+    return resolved
+
+
+def read_gold(project: Project) -> pl.DataFrame:
+    """Gold items as a frame of key, source_id, text, image, label (one row a key, the last one said wins).
+
+    Raises:
+        InputError: an unknown label, or one item with two different gold labels, with its row.
+    """
+    schema = ITEM_SCHEMA | {"label": pl.String}
+    if project.gold is None:
+        return pl.DataFrame(schema=schema)
+    taxonomy = project.taxonomy
+    frames = []
+    for file in expand(project.gold, project.file.parent):
+        table = read_table(file)
+        columns = label_columns(table, taxonomy, file)
+        items = read_items(project, table, file, keep=columns)
+        resolved = resolve_labels(items.frame, columns, taxonomy)
+        for row, (label, written) in zip(items.frame["row"], resolved, strict=True):
+            if label is None:
+                near = taxonomy.nearest(written)
+                hint = f" Did you mean {near!r}?" if near else ""
+                raise InputError(
+                    file,
+                    f"unknown gold label {written!r}",
+                    f"Correct it or add it to the taxonomy.{hint}",
+                    row,
+                )
+        labelled = items.frame.with_columns(pl.Series("label", [label for label, _ in resolved], pl.String))
+        frames.append(labelled.select("row", *schema).with_columns(pl.lit(str(file)).alias("file")))
+    gold = pl.concat(frames)
+    clashes = (
+        gold.group_by("key", maintain_order=True)
+        .agg(pl.col("label").n_unique().alias("n"), "row", "file")
+        .filter(pl.col("n") > 1)
+    )
+    if clashes.height:
+        first = clashes.row(0, named=True)
+        raise InputError(
+            first["file"][1],
+            "one item has two different gold labels",
+            "Gold must be sure: decide, and keep one row.",
+            first["row"][1],
+        )
+    return gold.unique("key", keep="first", maintain_order=True).select(*schema)

@@ -1,0 +1,84 @@
+"""The items table: appending what is new, reading back by key."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import polars as pl
+from sqlalchemy import func, insert, select
+
+from tasks.store import schema
+from tasks.store.database import Store
+
+
+def known_keys(store: Store) -> pl.DataFrame:
+    """All item keys, one column `key`."""
+    return store.read(select(schema.items.c.key))
+
+
+def append_items(store: Store, items: pl.DataFrame, origin: str, run_id: int) -> int:
+    """Append the items whose key is not there yet; returns how many were new.
+
+    Args:
+        store: the open database.
+        items: columns key, source_id, text, image.
+        origin: source, traffic or import.
+        run_id: the job that brings them.
+    """
+    fresh = items.unique("key", keep="first", maintain_order=True).join(
+        known_keys(store), on="key", how="anti"
+    )
+    now = time.time()
+    return store.append(
+        schema.items,
+        (
+            {**row, "origin": origin, "run_id": run_id, "added_at": now}
+            for row in fresh.select("key", "source_id", "text", "image").iter_rows(named=True)
+        ),
+    )
+
+
+def read_contents(store: Store, keys: pl.DataFrame | None = None) -> pl.DataFrame:
+    """key, source_id, text, image, origin of all items, or of those in `keys` (a column `key`)."""
+    columns = schema.items.c
+    frame = store.read(
+        select(columns.key, columns.source_id, columns.text, columns.image, columns.origin).order_by(
+            columns.id
+        )
+    )
+    return frame if keys is None else frame.join(keys.select("key").unique(), on="key", how="semi")
+
+
+def count_items(store: Store) -> int:
+    """How many items there are."""
+    return int(store.scalar(select(func.count()).select_from(schema.items)) or 0)
+
+
+def source_unchanged(store: Store, path: str, size: int, modified_at: float, settings: str) -> bool:
+    """Whether a source file was already read as it is now, under the same settings."""
+    columns = schema.sources.c
+    row = store.read(
+        select(columns.size, columns.modified_at, columns.settings)
+        .where(columns.path == path)
+        .order_by(columns.id.desc())
+        .limit(1)
+    )
+    return row.height == 1 and row.row(0) == (size, modified_at, settings)
+
+
+def note_source(store: Store, path: str, size: int, modified_at: float, rows: int, settings: str) -> None:
+    """Remember that a source file was read."""
+    values = {"path": path, "size": size, "modified_at": modified_at, "rows": rows, "settings": settings}
+    with store.begin() as connection:
+        connection.execute(insert(schema.sources), values | {"at": time.time()})
+
+
+def content_of(items: pl.DataFrame, modality: str) -> list[str] | list[bytes]:
+    """Each item's content: its text, or its image's bytes (read from its path where only that is kept)."""
+    if modality == "text":
+        return items["text"].to_list()
+    return [
+        image if image is not None else Path(path).read_bytes()
+        for path, image in items.select("text", "image").iter_rows()
+    ]
