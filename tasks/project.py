@@ -12,11 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tasks.errors import ConfigError
-from tasks.taxonomy import Taxonomy, load_taxonomy
+from tasks.taxonomy import Taxonomy, load_taxonomy, read_yaml
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 OpenShare = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -24,9 +23,9 @@ CANDIDATES = Literal["linear", "mlp", "ensemble", "timm"]
 
 
 class Section(BaseModel):
-    """Base of every section: frozen, unknown keys refused."""
+    """Base of every section: frozen, unknown keys refused, and so is a number that is none (.nan, .inf)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Task(Section):
@@ -41,7 +40,7 @@ class Task(Section):
     @field_validator("levels")
     @classmethod
     def _levels_are_distinct(cls, levels: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        reserved = {"id", "tier", "confidence", "key", "text", "image"}
+        reserved = {"id", "source_id", "row", "tier", "confidence", "key", "text", "image"}
         if levels is not None and (len(set(levels)) < len(levels) or not levels or reserved & set(levels)):
             raise ValueError(f"levels must be distinct names, and none of {', '.join(sorted(reserved))}")
         return levels
@@ -175,6 +174,7 @@ class Routing(Section):
     audit_rate: Share = 0.02
     fallback: Literal["student", "refuse"] = "student"
     starts: int = Field(4, ge=1, le=16)
+    audit_window_days: float = Field(30.0, gt=0)
 
 
 class Promotion(Section):
@@ -229,7 +229,7 @@ class Project(Section):
     @cached_property
     def root(self) -> Path:
         """The folder of everything this project writes (absolute)."""
-        return (self.home / (self.storage.root or f"var/{self.project}")).absolute()
+        return (self.home / Path(self.storage.root or f"var/{self.project}").expanduser()).absolute()
 
     @property
     def database_url(self) -> str:
@@ -278,15 +278,17 @@ def load_project(file: Path | str, home: Path | None = None) -> Project:
     """
     file = Path(file).absolute()
     try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+        raw, wrong = read_yaml(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
             file, f"cannot be read ({error.strerror})", "`flywheel init` writes a project file."
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(file, f"is not UTF-8 ({error})", "Save it as UTF-8.") from error
+    if wrong:
         raise ConfigError(
-            file, f"is not YAML ({error})", "Mind the indentation; `flywheel init` writes a template."
-        ) from error
+            file, f"is not YAML: {wrong}", "Mind the indentation; `flywheel init` writes a template."
+        )
     if not isinstance(raw, dict):
         raise ConfigError(
             file, "is empty or not a mapping", "`flywheel init` writes a commented project file."
@@ -318,8 +320,9 @@ def _explain(file: Path, error: ValidationError) -> ConfigError:
         )
     given = detail.get("input")
     shown = "" if isinstance(given, dict) else f" (given: {given!r})"
+    message = detail["msg"].removeprefix("Value error, ")
     return ConfigError(
-        file, f"{detail['msg']}{shown}{more}", "See conf/template.yaml for what may stand here.", dotted
+        file, f"{message}{shown}{more}", "See conf/template.yaml for what may stand here.", dotted
     )
 
 

@@ -38,6 +38,12 @@ def image_key(image: bytes) -> bytes:
     return hashlib.blake2b(image, digest_size=KEY_BYTES, person=b"image").digest()
 
 
+def half_of(key: bytes, share: float = 0.5) -> str:
+    """`calibration` for a share of all judged items by key hash, `evaluation` for the rest; once and for good."""
+    digest = hashlib.blake2b(key, digest_size=8, person=b"gold-half").digest()
+    return "calibration" if int.from_bytes(digest, "big") < share * (1 << 64) else "evaluation"
+
+
 @dataclass(frozen=True)
 class Record:
     """Base of what steps return: plain values only, so any run can be printed, stored and rebuilt."""

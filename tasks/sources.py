@@ -7,10 +7,13 @@ makes the whole file doubtful (a missing column, one id for two different items)
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
+from uuid import UUID
 
 import polars as pl
 
@@ -51,8 +54,13 @@ def expand(written: str, base: Path) -> list[Path]:
         ConfigError: nothing is there, or the suffix is none that can be read.
     """
     path = Path(written).expanduser()
-    path = path if path.is_absolute() else base / path
-    found = sorted(Path(name) for name in glob(str(path), recursive=True))  # noqa: PTH207 - patterns may be absolute
+    if not path.is_absolute():
+        written = str(Path(escape(str(base))) / path)  # only what the user wrote is a pattern
+        path = base / path
+    else:
+        written = str(path)
+    # A name that exists is taken as it stands, whatever brackets are in it.
+    found = [path] if path.exists() else sorted(Path(name) for name in glob(written, recursive=True))  # noqa: PTH207 - patterns may be absolute
     if not found:
         raise ConfigError(
             path, "there is no such file", "Give a parquet, csv or jsonl file, a glob, or an image folder."
@@ -69,7 +77,7 @@ def read_table(file: Path, columns: Sequence[str] = (), dtype_text: bool = True)
     """One table as a frame; `columns` must be among its columns.
 
     Raises:
-        InputError: unreadable or empty file, a missing column (the nearest are named).
+        InputError: unreadable or empty file, a missing column (those there are named).
     """
     if not file.exists():
         raise InputError(file, "there is no such file", "Check the path.")
@@ -88,8 +96,9 @@ def read_table(file: Path, columns: Sequence[str] = (), dtype_text: bool = True)
         raise InputError(
             file, f"cannot be read ({reason})", "Is it complete, and UTF-8 if it is text?"
         ) from error
-    if frame.height == 0 and not file.is_dir():
-        raise InputError(file, "has no rows", "Give a file with at least one row.")
+    if frame.height == 0:
+        what = "images" if file.is_dir() else "rows"
+        raise InputError(file, f"has no {what}", f"Give one with {what} in it.")
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise InputError(
@@ -109,14 +118,22 @@ def read_sql(url: str, query: str) -> pl.DataFrame:
     from sqlalchemy import create_engine, make_url, text
     from sqlalchemy.exc import SQLAlchemyError
 
-    shown = make_url(url).render_as_string(hide_password=True)
+    shown = "source.items"
     try:
-        with create_engine(url).connect() as connection:
-            result = connection.execute(text(query))
-            names, rows = list(result.keys()), result.fetchall()
-    except SQLAlchemyError as error:
-        raise InputError(shown, str(error).splitlines()[0], "Check source.items and source.query.") from error
-    return pl.DataFrame([tuple(row) for row in rows], schema=names, orient="row", infer_schema_length=None)
+        shown = make_url(url).render_as_string(hide_password=True)
+        engine = create_engine(url)
+        try:
+            with engine.connect() as connection:
+                result = connection.execute(text(query))
+                names, rows = list(result.keys()), result.fetchall()
+        finally:
+            engine.dispose()
+        # UUIDs and the like have no place in a frame; as an id or a text they are what they print as.
+        cells = [tuple(str(cell) if isinstance(cell, UUID) else cell for cell in row) for row in rows]
+        return pl.DataFrame(cells, schema=names, orient="row", infer_schema_length=None)
+    except (SQLAlchemyError, ImportError, pl.exceptions.PolarsError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(shown, reason, "Check source.items and source.query.") from error
 
 
 def is_sql(written: str) -> bool:
@@ -138,7 +155,12 @@ def read_items(project: Project, frame: pl.DataFrame, file: Path, keep: Sequence
             raise InputError(
                 file, f"column {column!r} is missing", f"It has: {', '.join(frame.columns[:20])}."
             )
-    ids = frame[id_column].cast(pl.String).to_list()
+    try:
+        ids = frame[id_column].cast(pl.String).to_list()
+    except pl.exceptions.PolarsError as error:
+        raise InputError(
+            file, f"ids in column {id_column!r} are {frame[id_column].dtype}", "Use text or whole numbers."
+        ) from error
     rejections: list[Rejection] = []
     keys: list[bytes | None] = []
     texts: list[str | None] = []
@@ -164,9 +186,10 @@ def read_items(project: Project, frame: pl.DataFrame, file: Path, keep: Sequence
 
 def _one_item_an_id(frame: pl.DataFrame, file: Path) -> None:
     clashes = (
-        frame.group_by("source_id", maintain_order=True)
-        .agg(pl.col("key").n_unique().alias("items"), pl.col("row"))
-        .filter(pl.col("items") > 1)
+        frame.unique(["source_id", "key"], keep="first", maintain_order=True)
+        .group_by("source_id", maintain_order=True)
+        .agg("row")
+        .filter(pl.col("row").list.len() > 1)
     )
     if clashes.height:
         shown = "; ".join(
@@ -190,19 +213,28 @@ def _read_image(value: object, file: Path) -> tuple[bytes | None, str | None, by
     """Bytes are kept in the database; a path is kept as a path, its file read for the key."""
     from PIL import Image
 
+    # What Pillow's decoders were seen to raise on damaged files.
+    unreadable = (
+        OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, MemoryError,
+        struct.error, zlib.error, Image.DecompressionBombError,
+    )  # fmt: skip
     if isinstance(value, bytes):
         path, content = None, value
     elif isinstance(value, str) and value:
         found = Path(value) if Path(value).is_absolute() else (file if file.is_dir() else file.parent) / value
         if not found.is_file():
             return None, None, None, f"no such image file: {value}"
-        path, content = str(found.absolute()), found.read_bytes()
+        try:
+            path, content = str(found.absolute()), found.read_bytes()
+        except OSError as error:
+            return None, None, None, f"unreadable image ({type(error).__name__})"
     else:
         return None, None, None, "no image"
     try:
         with Image.open(io.BytesIO(content)) as image:
-            image.verify()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            image.draft("RGB", (32, 32))  # a JPEG decodes faster small, and a cut one still shows
+            image.load()
+    except unreadable as error:
         return None, None, None, f"unreadable image ({type(error).__name__})"
     return image_key(content), path, None if path else content, None
 
@@ -261,7 +293,7 @@ def resolve_labels(
 
 
 def read_gold(project: Project) -> pl.DataFrame:
-    """Gold items as a frame of key, source_id, text, image, label (one row a key, the last one said wins).
+    """Gold items as a frame of key, source_id, text, image, label; one row a key.
 
     Raises:
         InputError: an unknown label, or one item with two different gold labels, with its row.
@@ -290,9 +322,10 @@ def read_gold(project: Project) -> pl.DataFrame:
         frames.append(labelled.select("row", *schema).with_columns(pl.lit(str(file)).alias("file")))
     gold = pl.concat(frames)
     clashes = (
-        gold.group_by("key", maintain_order=True)
-        .agg(pl.col("label").n_unique().alias("n"), "row", "file")
-        .filter(pl.col("n") > 1)
+        gold.unique(["key", "label"], keep="first", maintain_order=True)
+        .group_by("key", maintain_order=True)
+        .agg("row", "file")
+        .filter(pl.col("row").list.len() > 1)
     )
     if clashes.height:
         first = clashes.row(0, named=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ class Taxonomy:
     def resolve(self, written: str) -> str | None:
         """The leaf that `written` means: a full path, or a bare leaf name where that is unique; else None.
 
-        Outer and repeated spaces and letter case are forgiven, nothing else is: never a guess.
+        Outer and repeated spaces, letter case and Unicode form are forgiven, nothing else is: never a guess.
         """
         return self._by_folded.get(_fold(written))
 
@@ -112,26 +113,49 @@ def truncate(label: str, depth: int) -> str:
 
 
 def _fold(written: str) -> str:
-    return SEPARATOR.join(" ".join(part.split()).casefold() for part in written.split(SEPARATOR.strip()))
+    def folded(name: str) -> str:
+        return unicodedata.normalize("NFC", " ".join(unicodedata.normalize("NFD", name).casefold().split()))
+
+    return SEPARATOR.join(folded(part) for part in written.split(SEPARATOR.strip()))
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """YAML that refuses a key written twice instead of keeping the last."""
+class StrictLoader(yaml.SafeLoader):
+    """YAML that refuses a key written twice instead of keeping the last, and keeps keys as written.
+
+    Without that a label `No` would become `False`, and `1.10` become `1.1`.
+    """
 
 
-def _no_duplicates(loader: _StrictLoader, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
+def _no_duplicates(loader: StrictLoader, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
+    loader.flatten_mapping(node)
     seen: dict[str, Any] = {}
     for key_node, value_node in node.value:
-        key = str(loader.construct_object(key_node, deep=True))
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(
+                None, None, "a list or a mapping where a name is expected", key_node.start_mark
+            )
+        key = key_node.value
         if key in seen:
             raise yaml.constructor.ConstructorError(
-                None, None, f"the label {key!r} stands twice under one parent", key_node.start_mark
+                None, None, f"{key!r} stands twice under one parent", key_node.start_mark
             )
         seen[key] = loader.construct_object(value_node, deep=True)
     return seen
 
 
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _no_duplicates)
+StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _no_duplicates)
+
+
+def read_yaml(text: str) -> tuple[Any, str | None]:
+    """The content of a YAML text, or what is wrong with it and on which line."""
+    try:
+        return yaml.load(text, Loader=StrictLoader), None
+    except yaml.YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        problem = str(getattr(error, "problem", None) or error).splitlines()[0]
+        return None, problem if line is None else f"{problem} (line {line + 1})"
+    except ValueError as error:  # 2024-13-01 looks like a date and is none
+        return None, str(error)
 
 
 def load_taxonomy(file: Path, levels: Sequence[str] | None = None, other: str | None = None) -> Taxonomy:
@@ -146,15 +170,11 @@ def load_taxonomy(file: Path, levels: Sequence[str] | None = None, other: str | 
         raise TaxonomyError(
             file, f"cannot be read ({error})", "Name the taxonomy under task.taxonomy."
         ) from error
-    try:
-        tree = yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", None)
-        problem = getattr(error, "problem", None) or str(error)
-        where = f"line {line + 1}" if line is not None else ""
+    tree, wrong = read_yaml(text)
+    if wrong:
         raise TaxonomyError(
-            file, problem, "Every path may stand only once; rename or merge.", where
-        ) from error
+            file, f"is not a taxonomy: {wrong}", "Mind the indentation; every path may stand only once."
+        )
     if not isinstance(tree, dict) or not tree:
         raise TaxonomyError(
             file, "is not a nested mapping of labels", "Write one label a line, children indented."
@@ -175,15 +195,8 @@ def build_taxonomy(
     """
     about: dict[str, str] = {}
     leaves = list(_walk(tree, (), about, file))
-    folded = Counter(_fold(leaf) for leaf in leaves)
-    for leaf in leaves:
-        if folded[_fold(leaf)] > 1:
-            raise TaxonomyError(
-                file,
-                "two equal paths (spaces and letter case do not tell them apart)",
-                "Rename or merge one.",
-                leaf,
-            )
+    if not leaves:
+        raise TaxonomyError(file, "holds no label", "Write one label a line, children indented.")
     depth = max(len(split(leaf)) for leaf in leaves)
     names = (
         tuple(levels) if levels else tuple(f"l{i}" for i in range(1, depth + 1)) if depth > 1 else ("label",)
@@ -195,17 +208,28 @@ def build_taxonomy(
             "Name one level for each depth.",
         )
     if other is not None:
-        if _fold(other) in folded:
-            other = next(leaf for leaf in leaves if _fold(leaf) == _fold(other))
-        else:
+        other = " ".join(other.split())
+        if not other or SEPARATOR.strip() in other:
+            raise TaxonomyError(
+                file, f"the name {other!r} of task.other is empty or contains '>'", "Rename it, or use null."
+            )
+        same = [leaf for leaf in leaves if _fold(split(leaf)[0]) == _fold(other)]
+        if not same:
             leaves.append(other)
             about[other] = "fits none of the other labels"
+        elif len(same) == 1 and len(split(same[0])) == 1:
+            other = same[0]
+        else:
+            raise TaxonomyError(
+                file, "task.other has the name of a label with labels below it", "Rename one.", other
+            )
     return Taxonomy(names, tuple(leaves), about, other)
 
 
 def _walk(
     tree: Mapping[str, Any], above: tuple[str, ...], about: dict[str, str], file: Path | str
 ) -> Iterator[str]:
+    siblings: dict[str, str] = {}
     for raw, value in tree.items():
         name = " ".join(str(raw).split())
         if raw == ABOUT:
@@ -217,6 +241,13 @@ def _walk(
                 file, f"the name {raw!r} is empty or contains '>'", "Rename the label.", join(above)
             )
         path = (*above, name)
+        if (earlier := siblings.setdefault(_fold(name), str(raw))) != str(raw):
+            raise TaxonomyError(
+                file,
+                f"two equal paths ({earlier!r} and {str(raw)!r}: spaces and letter case do not tell them apart)",
+                "Rename or merge one.",
+                join(path),
+            )
         if isinstance(value, Mapping) and value and set(value) != {ABOUT}:
             yield from _walk(value, path, about, file)
             continue

@@ -15,8 +15,10 @@ from typing import Any
 
 import polars as pl
 from sqlalchemy import (
+    URL,
     Boolean,
     Connection,
+    CursorResult,
     Engine,
     Float,
     Integer,
@@ -30,7 +32,7 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.exc import OperationalError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
 
 from tasks.errors import StoreError
 from tasks.store import schema
@@ -38,6 +40,8 @@ from tasks.store import schema
 HEAD = "0001"  # newest revision in migrations/versions; test_store holds the two together
 CHUNK_ROWS = 50_000
 BUSY_TIMEOUT_SECONDS = 60
+URL_REMEDY = "Set storage.database to null or postgresql+psycopg://user:password@host/name."
+REMEDY = "Is the server up, the disk writable and not full?"
 
 
 @dataclass(frozen=True)
@@ -49,9 +53,27 @@ class Store:
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
-        """A transaction that may write: all of it is kept, or nothing."""
-        with self.engine.begin() as connection:
+        """A transaction that may write: all of it is kept, or nothing.
+
+        Raises:
+            StoreError: the database went away, is full or stayed locked; nothing of it is kept.
+        """
+        with self._named(), self.engine.begin() as connection:
             yield connection
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        """A connection for one query that waits for no writer and holds none up."""
+        options = {"isolation_level": "AUTOCOMMIT"} if self.is_sqlite else {}
+        with self._named(), self.engine.connect() as connection:
+            yield connection.execution_options(**options)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except (OperationalError, InterfaceError, self.engine.dialect.loaded_dbapi.OperationalError) as error:
+            raise StoreError(self.shown_url, _reason(error), REMEDY) from error
 
     def append(self, table: Table, rows: Iterable[Mapping[str, Any]]) -> int:
         """Append rows in batches within one transaction; returns how many."""
@@ -79,19 +101,27 @@ class Store:
             name: (pl.Int64 if dtype == pl.Boolean and self.is_sqlite else dtype)
             for name, dtype in dtypes.items()
         }
-        with self.engine.connect() as connection:
-            options = {"isolation_level": "AUTOCOMMIT"} if self.is_sqlite else {}
-            reading = connection.execution_options(**options)
-            # The driver's own cursor: building a SQLAlchemy Row for each of a million rows doubles the time.
-            cursor = reading.execute(query).cursor
-            while cursor is not None and (chunk := cursor.fetchmany(rows)):
+        # PostgreSQL's driver would otherwise fetch the whole result before it hands out the first row.
+        streamed = query.execution_options(stream_results=not self.is_sqlite)
+        with self._reading() as connection, connection.execute(streamed) as result:
+            for chunk in self._chunks(result, rows):
                 yield pl.DataFrame(chunk, schema=loose, orient="row").cast(
                     {k: v for k, v in dtypes.items() if loose[k] != v}
                 )
 
+    def _chunks(self, result: CursorResult[Any], rows: int) -> Iterator[Sequence[Any]]:
+        if self.is_sqlite:
+            # The driver's own cursor: building a SQLAlchemy Row for each of a million rows doubles the time.
+            # (Not for PostgreSQL: of a streamed result SQLAlchemy has already taken the first rows.)
+            cursor = result.cursor
+            while cursor is not None and (chunk := cursor.fetchmany(rows)):
+                yield chunk
+        else:
+            yield from ([tuple(row) for row in chunk] for chunk in result.partitions(rows))
+
     def scalar(self, query: Select[Any]) -> Any:
         """The first column of the first row, or None."""
-        with self.engine.connect() as connection:
+        with self._reading() as connection:
             return connection.execute(query).scalar()
 
     @property
@@ -123,30 +153,39 @@ def open_store(url: str, project: str) -> Store:
     Raises:
         StoreError: unreachable, unwritable, or written by a newer version of the flywheel.
     """
-    parsed = make_url(url)
-    shown = parsed.render_as_string(hide_password=True)
-    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
-        raise StoreError(
-            shown,
-            "is neither SQLite nor PostgreSQL",
-            "Set storage.database to null or postgresql+psycopg://...",
-        )
     try:
-        engine = (
-            _sqlite(url, parsed.database)
-            if parsed.get_backend_name() == "sqlite"
-            else _postgresql(url, project)
-        )
-        _migrate(engine, shown)
-    except (OperationalError, ProgrammingError, sqlite3.Error, OSError) as error:
-        reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
-        raise StoreError(shown, reason, "Is the server up, the disk writable and not full?") from error
+        parsed = make_url(url)
+        shown = parsed.render_as_string(hide_password=True)
+        if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+            raise StoreError(shown, "is neither SQLite nor PostgreSQL", URL_REMEDY)
+        parsed.get_dialect().import_dbapi()
+    except (ArgumentError, ValueError):
+        # Neither shown nor chained: a password may be among the words of an unreadable URL.
+        raise StoreError("storage.database", "is not a database URL", URL_REMEDY) from None
+    except ImportError as error:
+        raise StoreError(shown, _reason(error), URL_REMEDY) from error
+    try:
+        engine = _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed, project)
+        try:
+            _create_schema(engine, project)
+            _migrate(engine, shown)
+        except BaseException:
+            engine.dispose()
+            raise
+    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+        raise StoreError(shown, _reason(error), REMEDY) from error
     return Store(engine, shown)
 
 
-def _sqlite(url: str, database: str | None) -> Engine:
-    if database and database != ":memory:":
-        Path(database).parent.mkdir(parents=True, exist_ok=True)
+def _reason(error: BaseException) -> str:
+    """The first line of what the driver said."""
+    lines = str(getattr(error, "orig", None) or error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _sqlite(url: URL) -> Engine:
+    if url.database and url.database != ":memory:":
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False})
 
     @event.listens_for(engine, "connect")
@@ -168,23 +207,30 @@ def _sqlite(url: str, database: str | None) -> Engine:
     return engine
 
 
-def _postgresql(url: str, project: str) -> Engine:
+def _postgresql(url: URL, project: str) -> Engine:
     engine = create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
-    name = project.replace('"', "")
 
     @event.listens_for(engine, "connect")
     def _search_path(connection: Any, _record: object) -> None:
         with connection.cursor() as cursor:
-            cursor.execute(f'SET search_path TO "{name}"')
+            cursor.execute(f"SET search_path TO {_quoted(project)}")
         connection.commit()
 
-    with engine.begin() as connection:
-        if (
-            connection.scalar(text("SELECT 1 FROM pg_namespace WHERE nspname = :name"), {"name": name})
-            is None
-        ):
-            connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{name}"'))
     return engine
+
+
+def _quoted(project: str) -> str:
+    return '"' + project.replace('"', "") + '"'
+
+
+def _create_schema(engine: Engine, project: str) -> None:
+    if engine.dialect.name != "postgresql":
+        return
+    there = text("SELECT 1 FROM pg_namespace WHERE nspname = :name")
+    with engine.begin() as connection:
+        _one_at_a_time(connection)
+        if connection.scalar(there, {"name": project.replace('"', "")}) is None:
+            connection.execute(text(f"CREATE SCHEMA {_quoted(project)}"))
 
 
 def _migrate(engine: Engine, shown: str) -> None:
@@ -197,18 +243,22 @@ def _migrate(engine: Engine, shown: str) -> None:
     from alembic.util import CommandError
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     try:
         with engine.begin() as connection:
-            if engine.dialect.name == "postgresql":
-                # Two first runs at once must not both create the tables.
-                connection.execute(text("SELECT pg_advisory_xact_lock(7203641)"))
+            _one_at_a_time(connection)
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
     except CommandError as error:
         raise StoreError(
             shown, f"has schema {current!r}, unknown here", "A newer flywheel wrote it: upgrade this one."
         ) from error
+
+
+def _one_at_a_time(connection: Connection) -> None:
+    """Two first runs at once must not both create the schema and its tables (SQLite's BEGIN sees to it)."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(7203641)"))
 
 
 def _version(engine: Engine) -> str | None:
@@ -228,9 +278,12 @@ def _version(engine: Engine) -> str | None:
 
 def get_meta(store: Store, name: str, default: str) -> str:
     """A stored setting; `default` is written and returned when there is none yet (two writers agree)."""
-    with store.begin() as connection:
-        found = connection.scalar(select(schema.meta.c.value).where(schema.meta.c.name == name))
-        if found is None:
-            connection.execute(insert(schema.meta), {"name": name, "value": default})
-            return default
+    query = select(schema.meta.c.value).where(schema.meta.c.name == name)
+    found = store.scalar(query)
+    if found is not None:
         return str(found)
+    try:
+        store.append(schema.meta, [{"name": name, "value": default}])
+    except IntegrityError:
+        return str(store.scalar(query))  # another writer was first
+    return default

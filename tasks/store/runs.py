@@ -12,21 +12,22 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, text, update
 
-from tasks.errors import BusyError
+from tasks.errors import BusyError, StoreError
 from tasks.store import schema
 from tasks.store.database import Store
 
 HEARTBEAT_SECONDS = 15.0
 STALE_SECONDS = 120.0
+CLOCK_STEP_SECONDS = 2.0
 
-_held: dict[str, Run] = {}
+_held: dict[tuple[str, str], Run] = {}
 
 
 @dataclass
@@ -51,8 +52,9 @@ def working(
     Raises:
         BusyError: another live process holds the lease.
     """
-    if store.shown_url in _held:
-        yield _held[store.shown_url]
+    held = (store.shown_url, project)  # projects on one PostgreSQL server share the URL
+    if held in _held:
+        yield _held[held]
         return
     owner = f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}"
     _acquire(store, project, owner)
@@ -61,7 +63,7 @@ def working(
     beat.start()
     try:
         run = _open(store, job, parameters or {})
-        _held[store.shown_url] = run
+        _held[held] = run
         try:
             yield run
         except BaseException as error:
@@ -70,7 +72,7 @@ def working(
         else:
             _close(store, run.id, run.status, run.result)
     finally:
-        _held.pop(store.shown_url, None)
+        _held.pop(held, None)
         stop.set()
         beat.join()
         with store.begin() as connection:
@@ -104,10 +106,15 @@ def _lock(connection: Connection) -> None:
 
 def _alive(owner: str, heartbeat_at: float, now: float) -> bool:
     host, pid, started = owner.split(":", 2)
-    if host == socket.gethostname():
-        # On the same machine a dead process is known at once, so a killed run can be repeated straight away.
-        return _started(int(pid)) == started
-    return now - heartbeat_at < STALE_SECONDS
+    fresh = now - heartbeat_at < STALE_SECONDS
+    if host != socket.gethostname():
+        return fresh
+    # On the same machine a dead process is known at once, so a killed run can be repeated straight away.
+    running = _started(int(pid))
+    if not running or not started:
+        return False
+    # A start time is seconds since boot plus the time of boot, which moves when the clock is set.
+    return running == started or (fresh and abs(float(running) - float(started)) < CLOCK_STEP_SECONDS)
 
 
 def _started(pid: int) -> str:
@@ -122,7 +129,8 @@ def _started(pid: int) -> str:
 
 def _beat(store: Store, owner: str, stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT_SECONDS):
-        with store.begin() as connection:
+        # A database that is away for a while must not end the heartbeat of a run that outlives it.
+        with suppress(StoreError), store.begin() as connection:
             connection.execute(
                 update(schema.lease).where(schema.lease.c.owner == owner).values(heartbeat_at=time.time())
             )

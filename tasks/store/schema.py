@@ -7,6 +7,7 @@ times slower; uniqueness of keys is kept by the one writer that holds the projec
 from __future__ import annotations
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     Float,
@@ -166,7 +167,7 @@ sources = Table(
     metadata,
     _id(),
     Column("path", Text, nullable=False),
-    Column("size", Integer, nullable=False),
+    Column("size", BigInteger, nullable=False),  # PostgreSQL's integer ends at 2 GB
     Column("modified_at", Float, nullable=False),
     Column("rows", Integer, nullable=False),
     Column("settings", String(32), nullable=False),

@@ -121,7 +121,7 @@ def upgrade() -> None:
         "sources",
         sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
         sa.Column("path", sa.Text(), nullable=False),
-        sa.Column("size", sa.Integer(), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("modified_at", sa.Float(), nullable=False),
         sa.Column("rows", sa.Integer(), nullable=False),
         sa.Column("settings", sa.String(length=32), nullable=False),

@@ -1,0 +1,1 @@
+"""The commands of `flywheel`, by concern; every module is imported only when one of its commands is called."""

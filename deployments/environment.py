@@ -1,0 +1,66 @@
+"""The environment a process needs before an orchestrator or a tracker is imported: homes, telemetry, quiet.
+
+Nothing here is imported or opened; it only sets variables that are not set yet.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from urllib.parse import urlparse
+
+from tasks.project import flywheel_home
+
+DEFAULTS = {
+    # A first start on a busy machine takes longer than the default of 20 seconds.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_CLI_PROMPT": "false",
+    "PREFECT_LOGGING_TO_API_ENABLED": "true",
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TQDM_DISABLE": "1",
+}
+
+
+def prepare(verbose: bool = False) -> None:
+    """Set what is not set; point at `flywheel up`'s Prefect server when it answers."""
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("PREFECT_HOME", str(flywheel_home() / "var" / "prefect"))
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "WARNING")
+    os.environ.setdefault("PREFECT_LOGGING_SERVER_LEVEL", "ERROR")
+    if "PREFECT_API_URL" not in os.environ and (url := running_api()):
+        os.environ["PREFECT_API_URL"] = url
+
+
+def stack_file() -> Path:
+    """Where `flywheel up` says what it runs."""
+    return flywheel_home() / "var" / "up.json"
+
+
+def running_api() -> str | None:
+    """The API address of `flywheel up`'s Prefect server, if it accepts connections."""
+    try:
+        url = str(json.loads(stack_file().read_text(encoding="utf-8"))["prefect_api"])
+    except (OSError, ValueError, KeyError):
+        return None
+    return url if answers(url) else None
+
+
+def answers(url: str, timeout_seconds: float = 0.5) -> bool:
+    """Whether something accepts connections at the address."""
+    parsed = urlparse(url)
+    try:
+        with socket.create_connection((parsed.hostname or "127.0.0.1", parsed.port or 80), timeout_seconds):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,43 @@
+"""Nightly: the whole wheel once. Nothing new means it ends in seconds having done nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from flows.clean import clean
+from flows.embed import embed
+from flows.job import job
+from flows.label import label
+from flows.promote import promote
+from flows.report import report
+from flows.retrain import recalibrate, retrain
+from tasks.monitoring.steps import nothing_changed, remember_state
+from tasks.routing.steps import route_new_traffic
+
+
+@flow(name="nightly")
+def nightly(project: str) -> dict[str, Any]:
+    """Route new traffic, label what is owed, embed, clean, retrain, recalibrate, promote, report.
+
+    Args:
+        project: path of the project file.
+    """
+    with job(project, "nightly") as (settings, run):
+        routed = route_new_traffic(settings, run.id)
+        labelled = label(project)
+        done: dict[str, Any] = {"route": routed.as_dict(), "label": labelled.as_dict()}
+        if nothing_changed(settings):
+            run.result.update(done | {"changed": False})
+            return done | {"changed": False}
+        done["embed"] = embed(project).as_dict()
+        done["clean"] = clean(project).as_dict()
+        done["retrain"] = retrain(project).as_dict()
+        policy = recalibrate(project)
+        done["recalibrate"] = policy.as_dict() if policy else None
+        done["promote"] = promote(project).as_dict()
+        done["report"] = report(project)
+        remember_state(settings)
+        run.result.update(done | {"changed": True})
+        return done | {"changed": True}

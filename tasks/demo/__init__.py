@@ -1,0 +1,1 @@
+"""The generators of the embedded demo and its simulated reviewer."""

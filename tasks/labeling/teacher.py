@@ -1,0 +1,200 @@
+"""The client of an OpenAI-compatible API: one request in, one reply or one of three kinds of error out.
+
+Knows nothing of retries, budgets or labels. The API key goes into the client and comes out nowhere: whatever a
+provider says is bounded, and the key is struck out of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any, Protocol
+
+from tasks.errors import FatalTeacherError, RefusedTeacherError, TeacherError, TransientTeacherError
+from tasks.labeling.prompts import Message
+from tasks.labeling.replies import clean
+
+MAX_DETAIL = 300
+NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "insufficient_credits")
+_SECRET = re.compile(r"\b(?:sk[-_]|Bearer )[A-Za-z0-9*_\-.]{6,}")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What was paid for. `problem` is set when the body was no chat completion, `text` is the body then."""
+
+    text: str
+    model: str | None
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    latency_seconds: float
+    finished: bool = True
+    refused: bool = False
+    problem: str | None = None
+
+
+class Teacher(Protocol):
+    """Whoever can be asked; `seed` is the number of the pass (1-based)."""
+
+    async def ask(self, messages: list[Message], response_format: dict[str, Any] | None, seed: int) -> Reply:
+        """The reply to one request.
+
+        Raises:
+            TransientTeacherError: worth another try.
+            RefusedTeacherError: this request would fail again.
+            FatalTeacherError: every request would fail.
+        """
+
+    async def aclose(self) -> None:
+        """Give back every connection."""
+
+
+class OpenAITeacher:
+    """A model behind an OpenAI-compatible API, through the SDK on its aiohttp transport.
+
+    The SDK's low-level `post` to a raw response costs 1.3 ms of CPU a request where `create` costs 4.3
+    (FACTS.md), because nothing is built from the reply that is not read here.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str,
+        model: str,
+        temperature: float | None,
+        max_output_tokens: int,
+        timeout_seconds: float,
+        concurrency: int,
+    ) -> None:
+        import httpx2
+        from openai import AsyncOpenAI, DefaultAioHttpClient
+
+        self._secret = api_key
+        self._timeout_seconds = timeout_seconds
+        self._raw_response, self._cannot_connect = httpx2.Response, httpx2.ConnectTimeout
+        limits = httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
+        timeout = httpx2.Timeout(timeout_seconds)
+        self._client = AsyncOpenAI(
+            base_url=base_url,
+            api_key=api_key,
+            max_retries=0,
+            timeout=timeout,
+            http_client=DefaultAioHttpClient(limits=limits, timeout=timeout),
+        )
+        # OpenAI's newer models refuse `max_tokens`; other servers may not know `max_completion_tokens`.
+        most = "max_completion_tokens" if "://api.openai.com" in base_url else "max_tokens"
+        self._body: dict[str, Any] = {"model": model, most: max_output_tokens}
+        if temperature is not None:
+            self._body["temperature"] = temperature
+
+    async def ask(self, messages: list[Message], response_format: dict[str, Any] | None, seed: int) -> Reply:
+        """See `Teacher.ask`."""
+        import openai
+
+        body = {**self._body, "messages": messages, "seed": seed}
+        if response_format is not None:
+            body["response_format"] = response_format
+        started = time.perf_counter()
+        try:
+            # The SDK's own time-outs are between bytes; this one holds for a server that drips, too.
+            async with asyncio.timeout(self._timeout_seconds):
+                response = await self._client.post("/chat/completions", cast_to=self._raw_response, body=body)
+        except (TimeoutError, openai.APITimeoutError) as error:
+            if isinstance(error.__cause__, self._cannot_connect):  # also when the connection is refused
+                raise TransientTeacherError("connection", self._bounded(error.__cause__)) from None
+            detail = f"no reply within {self._timeout_seconds:g} seconds"
+            raise TransientTeacherError("timeout", detail) from None
+        except openai.APIStatusError as error:
+            # `from None` everywhere: the SDK's exceptions carry the request with its headers.
+            raise self._error(error.status_code, error.body, dict(error.response.headers)) from None
+        except openai.APIConnectionError as error:
+            raise TransientTeacherError("connection", self._bounded(error.__cause__ or error)) from None
+        return self._reply(response.content, time.perf_counter() - started)
+
+    async def aclose(self) -> None:
+        """See `Teacher.aclose`."""
+        await self._client.close()
+
+    def _reply(self, content: bytes, latency_seconds: float) -> Reply:
+        try:
+            body = json.loads(content)
+        except (ValueError, RecursionError):
+            body = None
+        if isinstance(body, dict) and isinstance(body.get("error"), dict) and not body.get("choices"):
+            # Some gateways wrap an upstream error into a 200.
+            code = body["error"].get("code")
+            raise self._error(int(code) if str(code).isdigit() else 502, body["error"], {})
+        try:
+            assert isinstance(body, dict)
+            choice = body["choices"][0]
+            message, finish = choice["message"], choice.get("finish_reason")
+            text, refusal = message.get("content"), message.get("refusal")
+        except (AssertionError, KeyError, IndexError, TypeError, AttributeError):
+            text = content.decode("utf-8", "replace")
+            problem = "html" if text.lstrip().startswith("<") else "not_a_completion"
+            return Reply(text, None, 0, 0, 0, latency_seconds, problem=problem)
+        refused = finish == "content_filter" or bool(refusal and not text)
+        usage = _object(body.get("usage"))
+        details = _object(usage.get("prompt_tokens_details"))
+        return Reply(
+            text if isinstance(text, str) else str(refusal or ""),
+            clean(body.get("model"), MAX_DETAIL),
+            _count(usage.get("prompt_tokens")),
+            _count(details.get("cached_tokens")),
+            _count(usage.get("completion_tokens")),
+            latency_seconds,
+            finished=finish != "length",
+            refused=refused,
+        )
+
+    def _error(self, status: int, body: object, headers: dict[str, str]) -> TeacherError:
+        fields = body if isinstance(body, dict) else {}
+        detail = self._bounded(fields.get("message") or body or f"status {status}")
+        code = str(fields.get("code") or fields.get("type") or "")
+        if status == 429 and code not in NO_MONEY:
+            return TransientTeacherError("rate_limited", detail, retry_after(headers))
+        if status == 402 or code in NO_MONEY:
+            return FatalTeacherError("no_money", detail, "Top up the account; what was paid for is kept.")
+        if status in (408, 409, 425) or status >= 500:
+            return TransientTeacherError(f"http_{status}", detail, retry_after(headers))
+        if status == 403 and isinstance(fields.get("metadata"), dict) and "reasons" in fields["metadata"]:
+            return RefusedTeacherError("moderated", detail)
+        if status in (401, 403):
+            remedy = "Check the environment variable named by teacher.api_key_env."
+            return FatalTeacherError("unauthorized" if status == 401 else "forbidden", detail, remedy)
+        if code == "model_not_found":
+            return FatalTeacherError("model_not_found", detail, "Check teacher.model and teacher.base_url.")
+        return RefusedTeacherError(f"http_{status}", detail)
+
+    def _bounded(self, said: object) -> str:
+        text = " ".join(str(said).replace(self._secret, "***").split())
+        return clean(_SECRET.sub("***", text), MAX_DETAIL) or "no reason given"
+
+
+def retry_after(headers: dict[str, str]) -> float | None:
+    """Seconds a provider asks to wait (`retry-after-ms`, or `retry-after` in seconds or as a date)."""
+    lower = {name.lower(): value for name, value in headers.items()}
+    try:
+        if "retry-after-ms" in lower:
+            return max(0.0, float(lower["retry-after-ms"]) / 1000)
+        written = lower.get("retry-after")
+        if written is None:
+            return None
+        if re.fullmatch(r"\s*\d+(\.\d+)?\s*", written):
+            return float(written)
+        return max(0.0, parsedate_to_datetime(written).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and value > 0 else 0

@@ -1,0 +1,87 @@
+"""How wrong each tier is, measured on audited requests: an unbiased sample of what it answered.
+
+Truth is what a person or an adjudicator decided, else what the teacher said beside the tier's answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from tasks.store import Store
+from tasks.store.labels import effective_labels
+from tasks.store.traffic import audits
+from tasks.student.intervals import clopper_pearson
+from tasks.student.judged import judged_audits
+
+
+@dataclass(frozen=True)
+class Share:
+    """`count` of `of`, with its exact two-sided 95 % interval (Clopper-Pearson)."""
+
+    count: int
+    of: int
+    low: float
+    high: float
+
+    @property
+    def value(self) -> float:
+        """The share itself, in [0, 1]."""
+        return self.count / self.of if self.of else 0.0
+
+
+def share_of(count: int, of: int) -> Share:
+    """A share with its interval; (0, 1) where there is nothing to count."""
+    return Share(count, of, *(clopper_pearson(count, of) if of else (0.0, 1.0)))
+
+
+@dataclass(frozen=True)
+class AuditedTier:
+    """One tier's audited answers: how many were wrong, and how many of them a person or adjudicator decided."""
+
+    tier: str
+    wrong: Share
+    decided: int
+
+    @property
+    def against(self) -> str:
+        """On whose word `wrong` rests: adjudicated only where every answer was decided."""
+        return "adjudicated" if self.decided == self.wrong.of else "teacher"
+
+
+@dataclass(frozen=True)
+class Audited:
+    """The audited answers of the last `window_days`, by tier; tiers without a judged answer are left out."""
+
+    window_days: float
+    tiers: tuple[AuditedTier, ...]
+
+    @property
+    def student(self) -> AuditedTier | None:
+        """The student's."""
+        return next((tier for tier in self.tiers if tier.tier == "student"), None)
+
+
+def audited_error(store: Store, window_days: float, now: float) -> Audited:
+    """Judge what was audited in the window, the newest request of an item.
+
+    The teacher's own answers count only where somebody else decided: it always agrees with itself.
+    """
+    rows = audits(store, window_days, now).filter(pl.col("label").is_not_null())
+    truth = judged_audits(rows, effective_labels(store)).select("key", "against", truth=pl.col("label"))
+    judged = rows.join(truth, on="key", how="inner", maintain_order="left").filter(
+        (pl.col("tier") != "teacher") | (pl.col("against") == "adjudicated")
+    )
+    tiers = judged.group_by("tier", maintain_order=True).agg(
+        of=pl.len(),
+        wrong=(pl.col("label") != pl.col("truth")).sum(),
+        decided=(pl.col("against") == "adjudicated").sum(),
+    )
+    return Audited(
+        window_days,
+        tuple(
+            AuditedTier(row["tier"], share_of(row["wrong"], row["of"]), row["decided"])
+            for row in tiers.sort("of", "tier", descending=[True, False]).iter_rows(named=True)
+        ),
+    )

@@ -1,0 +1,49 @@
+"""The Prefect steps of monitoring: has anything changed, and the report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.monitoring.wheel import remember, remembered_state, wheel_state
+from tasks.project import Project
+from tasks.sources import expand
+from tasks.store import Store, open_store
+
+
+@task(name="has anything changed", cache_policy=NO_CACHE)
+def nothing_changed(project: Project) -> bool:
+    """True when this turn brought nothing and the last one was complete."""
+    store = open_store(project.database_url, project.project)
+    return remembered_state(store) == _state(project, store)
+
+
+@task(name="remember the turn", cache_policy=NO_CACHE)
+def remember_state(project: Project) -> None:
+    """Afterwards the next turn knows what this one saw."""
+    store = open_store(project.database_url, project.project)
+    remember(store, _state(project, store))
+
+
+@task(name="write the report", cache_policy=NO_CACHE)
+def write_report(project: Project) -> str:
+    """Afterwards one HTML page under the project's root says how the wheel stands."""
+    from tasks.monitoring.facts import report_facts
+    from tasks.monitoring.report import render_report
+
+    store = open_store(project.database_url, project.project)
+    place = project.root / "report" / "index.html"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    beside = place.with_suffix(".tmp")
+    beside.write_text(render_report(report_facts(project, store)), encoding="utf-8")
+    beside.rename(place)
+    return str(place)
+
+
+def _state(project: Project, store: Store) -> dict[str, Any]:
+    gold = expand(project.gold, project.file.parent) if project.gold else []
+    files = [*gold, project.resolve(project.task.taxonomy)]
+    sections = (project.encoder, project.student, project.cleaning, project.routing)
+    return wheel_state(store, files, "".join(section.model_dump_json() for section in sections))

@@ -1,0 +1,214 @@
+"""MLflow: experiments, runs, and the registry with its two aliases. The only module that talks to it.
+
+Everything goes through explicit run ids, so that nothing strays into another run. Knows nothing of the gate.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import TrainingError
+from tasks.student.package import Student, load_student
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+REQUIRED = (
+    "mlflow",
+    "numpy",
+    "pandas",
+    "polars",
+    "pyarrow",
+    "pyyaml",
+    "safetensors",
+    "scikit-learn",
+    "torch",
+)
+
+
+@dataclass(frozen=True)
+class CandidateRun:
+    """What one candidate left behind: flat parameters, metrics, figures by file name."""
+
+    name: str
+    parameters: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Registry:
+    """One project's experiment and registered model at a tracking address."""
+
+    tracking_uri: str
+    experiment: str
+    model_name: str
+    artifact_root: Path
+
+    def log_retrain(
+        self,
+        parent: CandidateRun,
+        candidates: Sequence[CandidateRun],
+        snapshot_file: Path,
+        fingerprint: str,
+        tables: Mapping[str, Mapping[str, Sequence[Any]]],
+        report: Mapping[str, Any],
+    ) -> str:
+        """Log one retrain: a parent run, its candidates nested below; returns the parent's run id."""
+        mlflow = _mlflow(self.tracking_uri)
+        import polars as pl
+
+        mlflow.set_experiment(experiment_id=self._experiment_id())
+        with mlflow.start_run(run_name=parent.name, tags={"fingerprint": fingerprint, **parent.tags}) as run:
+            mlflow.log_params(dict(parent.parameters))
+            mlflow.log_metrics(dict(parent.metrics))
+            rows = pl.read_parquet(snapshot_file).select(pl.col("key").bin.encode("hex"), "label", "source")
+            dataset = mlflow.data.from_polars(
+                rows, source=str(snapshot_file), name="training snapshot", digest=fingerprint[:36]
+            )
+            mlflow.log_input(dataset, context="training")
+            for name, figure in parent.figures.items():
+                mlflow.log_figure(figure, name)
+            for name, table in tables.items():
+                mlflow.log_table({column: list(values) for column, values in table.items()}, name)
+            mlflow.log_dict(dict(report), "retrain.json")
+            for candidate in candidates:
+                with mlflow.start_run(run_name=candidate.name, nested=True, tags=dict(candidate.tags)):
+                    mlflow.log_params(dict(candidate.parameters))
+                    mlflow.log_metrics(dict(candidate.metrics))
+                    for name, figure in candidate.figures.items():
+                        mlflow.log_figure(figure, name)
+            return str(run.info.run_id)
+
+    def register(self, run_id: str, student: Student, description: str, tags: Mapping[str, str]) -> str:
+        """Log the student under a run, register it and name it challenger; returns the version."""
+        mlflow = _mlflow(self.tracking_uri)
+        client = self._client()
+        with tempfile.TemporaryDirectory() as scratch, mlflow.start_run(run_id=run_id):
+            student.save(Path(scratch) / "student")
+            logged = mlflow.pyfunc.log_model(
+                name="student",
+                python_model=str(Path(__file__).with_name("packaging.py")),
+                artifacts={"student": str(Path(scratch) / "student")},
+                code_paths=[str(Path(__file__).parents[1])],
+                signature=_signature(student),
+                pip_requirements=_requirements(student),
+            )
+        if not client.search_registered_models(f"name = '{self.model_name}'"):
+            client.create_registered_model(
+                self.model_name, description=f"Students of project {self.model_name}"
+            )
+        version = client.create_model_version(
+            self.model_name, source=logged.model_uri, run_id=run_id, description=description, tags=dict(tags)
+        )
+        client.set_registered_model_alias(self.model_name, CHALLENGER, version.version)
+        return str(version.version)
+
+    def alias(self, name: str) -> str | None:
+        """The version an alias points at, or None."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return str(self._client().get_model_version_by_alias(self.model_name, name).version)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+
+    def set_alias(self, name: str, version: str) -> None:
+        """Point an alias at a version."""
+        self._client().set_registered_model_alias(self.model_name, name, version)
+
+    def drop_alias(self, name: str) -> None:
+        """Take an alias away."""
+        self._client().delete_registered_model_alias(self.model_name, name)
+
+    def tag(self, version: str, tags: Mapping[str, str]) -> None:
+        """Write tags on a version."""
+        for name, value in tags.items():
+            self._client().set_model_version_tag(self.model_name, version, name, value)
+
+    def tags(self, version: str) -> dict[str, str]:
+        """The tags of a version."""
+        return dict(self._client().get_model_version(self.model_name, version).tags)
+
+    def versions(self) -> list[str]:
+        """All versions, the oldest first."""
+        found = self._client().search_model_versions(f"name = '{self.model_name}'")
+        return sorted((str(version.version) for version in found), key=int)
+
+    def load(self, version: str) -> Student:
+        """The student of a version.
+
+        Raises:
+            TrainingError: its files are gone.
+        """
+        mlflow = _mlflow(self.tracking_uri)
+        from mlflow.exceptions import MlflowException
+
+        try:
+            folder = Path(mlflow.artifacts.download_artifacts(f"models:/{self.model_name}/{version}"))
+        except (MlflowException, OSError) as error:
+            raise TrainingError(
+                f"the files of {self.model_name} version {version} cannot be fetched ({error})",
+                "Roll back to another version, or retrain.",
+            ) from error
+        return load_student(folder / "artifacts" / "student")
+
+    def _client(self) -> Any:
+        from mlflow import MlflowClient
+
+        _mlflow(self.tracking_uri)
+        return MlflowClient(self.tracking_uri)
+
+    def _experiment_id(self) -> str:
+        client = self._client()
+        found = client.get_experiment_by_name(self.experiment)
+        if found is not None:
+            return str(found.experiment_id)
+        # Without a location of its own an SQLite store would write ./mlruns wherever the process stands.
+        location = (
+            (self.artifact_root / self.experiment).as_uri()
+            if self.tracking_uri.startswith("sqlite")
+            else None
+        )
+        return str(client.create_experiment(self.experiment, artifact_location=location))
+
+
+def _mlflow(tracking_uri: str) -> Any:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    if tracking_uri.startswith("sqlite:///"):
+        Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    import mlflow
+
+    if mlflow.get_tracking_uri() != tracking_uri:
+        mlflow.set_tracking_uri(tracking_uri)
+        mlflow.set_registry_uri(tracking_uri)
+    return mlflow
+
+
+def _signature(student: Student) -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+
+    content = DataType.binary if student.modality == "image" else DataType.string
+    inputs = Schema([ColSpec(content, student.modality)])
+    outputs = [ColSpec(DataType.string, level) for level in student.taxonomy.levels]
+    return ModelSignature(inputs=inputs, outputs=Schema([*outputs, ColSpec(DataType.double, "confidence")]))
+
+
+def _requirements(student: Student) -> list[str]:
+    names = (
+        [*REQUIRED, "timm", "torchvision", "pillow"]
+        if student.modality == "image"
+        else [*REQUIRED, "sentence-transformers"]
+    )
+    if student.encoder.model.startswith("package:"):
+        names.append(student.encoder.model.partition(":")[2])
+    return [f"{name}=={metadata.version(name)}" for name in names]

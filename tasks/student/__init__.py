@@ -1,0 +1,1 @@
+"""The small model: training, calibration, certified thresholds, evaluation."""

@@ -1,0 +1,199 @@
+"""Multinomial logistic regression on unit-length vectors, its regularisation chosen out of fold.
+
+The plain head every other one has to beat; a prediction is one small matrix product.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.student.calibration import apply_temperature, fit_temperature, log_loss
+from tasks.student.crossfit import UNLABELLED, splits
+from tasks.student.heads import (
+    check_rows,
+    own_folds,
+    read_arrays,
+    read_settings,
+    seen_leaves,
+    softmax,
+    spread,
+    write_head,
+)
+
+STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+"""The grid of C, the inverse regularisation, in scikit-learn's meaning; searched upwards until the loss rises."""
+
+SEARCH_ALL_BELOW = 3000
+TOLERANCE = 1e-4
+MAX_ITERATIONS = 300
+
+
+class LinearHead:
+    """The weights that minimise C x (sum of log-losses) + half the squared weights (the bias goes free).
+
+    Args:
+        strength: C; None lets `tune` (or the first `fit`) choose it from `STRENGTHS`.
+    """
+
+    kind: ClassVar[str] = "linear"
+
+    def __init__(self, strength: float | None = None):
+        self.strength = strength
+        self.temperature = 1.0
+        self.weights = np.zeros((0, 0), np.float32)  # [d + 1, seen]; the last row is the bias
+        self.seen = np.zeros(0, np.int64)
+        self.n_leaves = 0
+
+    def tune(
+        self,
+        X: NDArray[np.float32],
+        y: NDArray[np.integer],
+        folds: NDArray[np.integer],
+        weight: NDArray[np.floating] | None = None,
+        *,
+        n_leaves: int,
+        seed: int,
+    ) -> NDArray[np.float32]:
+        """See `Head.tune`. The grid is walked from strong to weak regularisation, each fit starting at the last.
+
+        A strength is judged at its own best temperature: otherwise weak regularisation wins for being confident
+        rather than for being right. From `SEARCH_ALL_BELOW` rows up two of the folds are enough to choose.
+        """
+        check_rows(X, y, weight, n_leaves, unlabelled=True)
+        parts = splits(y, folds)
+        starts: dict[int, NDArray[np.float32]] = {}
+        searched = parts if len(y) < SEARCH_ALL_BELOW else parts[:2]
+        best: tuple[float, float] | None = None
+        for strength in STRENGTHS if self.strength is None else ():
+            judged = self._judge(X, y, weight, n_leaves, strength, searched, starts)
+            rows = np.concatenate([held_out[y[held_out] != UNLABELLED] for _, held_out in searched])
+            loss = _loss_at_best_temperature(judged[rows], y[rows], None if weight is None else weight[rows])
+            if best is not None and loss >= best[0]:
+                break
+            best = loss, strength
+        self.strength = self.strength if best is None else best[1]
+        P = self._judge(X, y, weight, n_leaves, self.strength or 1.0, parts, starts)
+        labelled = y != UNLABELLED
+        self.temperature = fit_temperature(
+            P[labelled], y[labelled], None if weight is None else weight[labelled]
+        )
+        return apply_temperature(P, self.temperature)
+
+    @staticmethod
+    def _judge(
+        X: NDArray[np.float32],
+        y: NDArray[np.integer],
+        weight: NDArray[np.floating] | None,
+        n_leaves: int,
+        strength: float,
+        parts: list[tuple[NDArray[np.intp], NDArray[np.intp]]],
+        starts: dict[int, NDArray[np.float32]],
+    ) -> NDArray[np.float32]:
+        P = np.zeros((len(y), n_leaves), np.float32)
+        for fold, (train, held_out) in enumerate(parts):
+            seen, dense = seen_leaves(y[train])
+            w = None if weight is None else weight[train]
+            starts[fold] = _minimise(X[train], dense, w, len(seen), strength, starts.get(fold))
+            P[held_out] = spread(_probabilities(X[held_out], starts[fold]), seen, n_leaves)
+        return P
+
+    def fit(
+        self,
+        X: NDArray[np.float32],
+        y: NDArray[np.integer],
+        weight: NDArray[np.floating] | None = None,
+        *,
+        n_leaves: int,
+        seed: int,
+    ) -> Self:
+        """See `Head.fit`."""
+        check_rows(X, y, weight, n_leaves)
+        if self.strength is None:
+            if len(y) > 1:
+                self.tune(X, y, own_folds(len(y), seed), weight, n_leaves=n_leaves, seed=seed)
+            else:
+                self.strength = 1.0
+        self.seen, dense = seen_leaves(y)
+        self.n_leaves = n_leaves
+        self.weights = _minimise(X, dense, weight, len(self.seen), self.strength or 1.0, None)
+        return self
+
+    def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Head.predict_proba`."""
+        P = apply_temperature(_probabilities(X, self.weights), self.temperature)
+        return spread(P, self.seen, self.n_leaves)
+
+    def settings(self) -> dict[str, float | int | str]:
+        """See `Head.settings`."""
+        return {"kind": self.kind, "strength": self.strength or 0.0, "temperature": self.temperature}
+
+    def save(self, folder: Path) -> None:
+        """See `Head.save`."""
+        write_head(
+            folder,
+            {**self.settings(), "n_leaves": self.n_leaves},
+            {"weights": self.weights, "seen": self.seen},
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """See `Head.load`."""
+        settings, arrays = read_settings(folder), read_arrays(folder)
+        head = cls(settings["strength"])
+        head.temperature = settings["temperature"]
+        head.n_leaves, head.weights, head.seen = settings["n_leaves"], arrays["weights"], arrays["seen"]
+        return head
+
+
+def _loss_at_best_temperature(
+    P: NDArray[np.float32], y: NDArray[np.integer], weight: NDArray[np.floating] | None
+) -> float:
+    return log_loss(apply_temperature(P, fit_temperature(P, y, weight)), y, weight)
+
+
+def _probabilities(X: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.floating]:
+    return softmax(X.astype(np.float32, copy=False) @ weights[:-1] + weights[-1])
+
+
+def _minimise(
+    X: NDArray[np.float32],
+    y: NDArray[np.int64],
+    weight: NDArray[np.floating] | None,
+    n_seen: int,
+    strength: float,
+    start: NDArray[np.float32] | None,
+) -> NDArray[np.float32]:
+    """Limited-memory BFGS over float32 products; the loss is divided by the total weight, which moves no minimum."""
+    from scipy.optimize import minimize
+
+    rows, X = np.arange(len(y)), np.ascontiguousarray(X, np.float32)
+    w = np.ones(len(y), np.float32) if weight is None else weight.astype(np.float32)
+    total = float(w.sum(dtype=np.float64))
+    w = w / np.float32(total)
+    shape = (X.shape[1] + 1, n_seen)
+
+    def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        W = flat.reshape(shape).astype(np.float32)
+        P = softmax(X @ W[:-1] + W[-1])
+        loss = -float(w @ np.log(np.maximum(P[rows, y], np.float32(1e-30))))
+        P[rows, y] -= 1
+        P *= w[:, None]
+        gradient = np.empty(shape, np.float64)
+        gradient[:-1] = X.T @ P + W[:-1] / np.float32(strength * total)
+        gradient[-1] = P.sum(axis=0)
+        penalty = float(np.square(W[:-1], dtype=np.float64).sum()) / (2 * strength * total)
+        return loss + penalty, gradient.ravel()
+
+    first = np.zeros(shape) if start is None else start.astype(np.float64)
+    found = minimize(
+        objective,
+        first.ravel(),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": MAX_ITERATIONS, "gtol": TOLERANCE / max(1, n_seen), "ftol": 1e-6, "maxcor": 10},
+    )
+    return found.x.reshape(shape).astype(np.float32)

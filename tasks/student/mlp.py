@@ -1,0 +1,233 @@
+"""One hidden layer on top of the encoder: ReLU, dropout, AdamW, label smoothing, stopped early out of fold.
+
+Trained with torch; what it predicts is two matrix products in numpy, so that serving does not import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.student.calibration import apply_temperature, fit_temperature, log_loss
+from tasks.student.crossfit import UNLABELLED, splits
+from tasks.student.heads import (
+    check_rows,
+    own_folds,
+    read_arrays,
+    read_settings,
+    seen_leaves,
+    softmax,
+    spread,
+    write_head,
+)
+
+WIDTH = 256
+SMOOTHING = 0.05
+MAX_EPOCHS = 40
+PATIENCE = 4
+LEARNING_RATE = 2e-3
+VARIANTS = ((0.2, 0.05), (0.5, 0.5))
+"""(dropout, weight decay) tried on the first fold, light and heavy; the better one goes on to the others."""
+
+Weights = dict[str, NDArray[np.float32]]
+
+
+class MlpHead:
+    """A perceptron with one hidden layer, its epochs, dropout, weight decay and temperature chosen out of fold.
+
+    Args:
+        epochs: passes over the rows; None lets `tune` (or the first `fit`) choose all four.
+        dropout: share of hidden units dropped in training, in [0, 1).
+        decay: weight decay of AdamW.
+    """
+
+    kind: ClassVar[str] = "mlp"
+
+    def __init__(self, epochs: int | None = None, dropout: float = 0.2, decay: float = 0.05):
+        self.epochs, self.dropout, self.decay = epochs, dropout, decay
+        self.temperature = 1.0
+        self.weights: Weights = {}
+        self.seen = np.zeros(0, np.int64)
+        self.n_leaves = 0
+
+    def tune(
+        self,
+        X: NDArray[np.float32],
+        y: NDArray[np.integer],
+        folds: NDArray[np.integer],
+        weight: NDArray[np.floating] | None = None,
+        *,
+        n_leaves: int,
+        seed: int,
+    ) -> NDArray[np.float32]:
+        """See `Head.tune`. One number of epochs serves all folds: the one whose pooled log-loss is least."""
+        check_rows(X, y, weight, n_leaves, unlabelled=True)
+        parts = splits(y, folds)
+        if self.epochs is None:
+            trials = [
+                (self._watch(X, y, weight, parts[0], *variant, seed=seed), variant) for variant in VARIANTS
+            ]
+            (first, losses), (self.dropout, self.decay) = min(trials, key=lambda trial: min(trial[0][1]))
+        else:
+            first, losses = self._watch(X, y, weight, parts[0], self.dropout, self.decay, seed=seed)
+        runs = [(first, losses)]
+        for part in parts[1:]:
+            runs.append(self._watch(X, y, weight, part, self.dropout, self.decay, seed=seed))
+        if self.epochs is None:
+            shortest = min(len(losses) for _, losses in runs)
+            judged = [int(np.sum(y[held_out] != UNLABELLED)) for _, held_out in parts]
+            pooled = np.average(
+                [losses[:shortest] for _, losses in runs], axis=0, weights=np.maximum(judged, 1)
+            )
+            self.epochs = int(pooled.argmin()) + 1
+        P = np.zeros((len(y), n_leaves), np.float32)
+        for (train, held_out), (snapshots, _) in zip(parts, runs, strict=True):
+            P[held_out] = spread(
+                _forward(X[held_out], snapshots[self.epochs - 1]), np.unique(y[train]), n_leaves
+            )
+        rows = y != UNLABELLED
+        self.temperature = fit_temperature(P[rows], y[rows], None if weight is None else weight[rows])
+        return apply_temperature(P, self.temperature)
+
+    def fit(
+        self,
+        X: NDArray[np.float32],
+        y: NDArray[np.integer],
+        weight: NDArray[np.floating] | None = None,
+        *,
+        n_leaves: int,
+        seed: int,
+    ) -> Self:
+        """See `Head.fit`."""
+        check_rows(X, y, weight, n_leaves)
+        if self.epochs is None:
+            if len(y) > 1:
+                self.tune(X, y, own_folds(len(y), seed), weight, n_leaves=n_leaves, seed=seed)
+            else:
+                self.epochs = 1
+        self.n_leaves, (self.seen, dense) = n_leaves, seen_leaves(y)
+        for weights in _epochs(
+            X, dense, weight, len(self.seen), self.dropout, self.decay, self.epochs or 1, seed
+        ):
+            self.weights = weights
+        return self
+
+    def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Head.predict_proba`."""
+        P = apply_temperature(_forward(X, self.weights), self.temperature)
+        return spread(P, self.seen, self.n_leaves)
+
+    def settings(self) -> dict[str, float | int | str]:
+        """See `Head.settings`."""
+        return {
+            "kind": self.kind,
+            "epochs": self.epochs or 0,
+            "dropout": self.dropout,
+            "decay": self.decay,
+            "temperature": self.temperature,
+        }
+
+    def save(self, folder: Path) -> None:
+        """See `Head.save`."""
+        write_head(
+            folder, {**self.settings(), "n_leaves": self.n_leaves}, {**self.weights, "seen": self.seen}
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """See `Head.load`."""
+        settings, arrays = read_settings(folder), read_arrays(folder)
+        head = cls(settings["epochs"], settings["dropout"], settings["decay"])
+        head.temperature, head.n_leaves = settings["temperature"], settings["n_leaves"]
+        head.seen = arrays.pop("seen")
+        head.weights = arrays
+        return head
+
+    def _watch(
+        self,
+        X: NDArray[np.float32],
+        y: NDArray[np.integer],
+        weight: NDArray[np.floating] | None,
+        part: tuple[NDArray[np.intp], NDArray[np.intp]],
+        dropout: float,
+        decay: float,
+        *,
+        seed: int,
+    ) -> tuple[list[Weights], list[float]]:
+        """Train outside a fold; the weights after every epoch and what each loses inside it.
+
+        Losses are taken at their best temperature: label smoothing makes every epoch underconfident.
+        """
+        train, held_out = part
+        judged = held_out[y[held_out] != UNLABELLED]
+        seen, dense = seen_leaves(y[train])
+        w, limit = None if weight is None else weight[train], self.epochs or MAX_EPOCHS
+        snapshots: list[Weights] = []
+        losses: list[float] = []
+        for weights in _epochs(X[train], dense, w, len(seen), dropout, decay, limit, seed):
+            snapshots.append(weights)
+            if not len(judged):
+                losses.append(0.0)
+                continue
+            P = spread(_forward(X[judged], weights), seen, int(y.max()) + 1)
+            wj = None if weight is None else weight[judged] + 1e-9
+            losses.append(log_loss(apply_temperature(P, fit_temperature(P, y[judged], wj)), y[judged], wj))
+            if self.epochs is None and len(losses) - 1 - int(np.argmin(losses)) >= PATIENCE:
+                break
+        return snapshots, losses
+
+
+def _forward(X: NDArray[np.float32], weights: Weights) -> NDArray[np.floating]:
+    scale = np.float32(
+        np.sqrt(X.shape[1])
+    )  # unit-length vectors have entries too small for the usual learning rates
+    hidden = np.maximum((X * scale) @ weights["hidden"] + weights["hidden_bias"], 0)
+    return softmax(hidden @ weights["out"] + weights["out_bias"])
+
+
+def _epochs(
+    X: NDArray[np.float32],
+    y: NDArray[np.int64],
+    weight: NDArray[np.floating] | None,
+    n_seen: int,
+    dropout: float,
+    decay: float,
+    epochs: int,
+    seed: int,
+) -> Iterator[Weights]:
+    """Yield the weights after each epoch of AdamW; deterministic in the seed, whatever torch's global one is."""
+    import torch
+    from torch import nn
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = nn.Sequential(
+            nn.Linear(X.shape[1], WIDTH), nn.ReLU(), nn.Dropout(dropout), nn.Linear(WIDTH, n_seen)
+        )
+    generator = torch.Generator().manual_seed(seed)
+    batch = int(np.clip(len(y) // 16, 16, 1024))
+    data = torch.from_numpy(X * np.float32(np.sqrt(X.shape[1])))
+    target = torch.from_numpy(y)
+    w = torch.ones(len(y)) if weight is None else torch.from_numpy(weight.astype(np.float32))
+    w = w / w.mean()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=decay)
+    loss_of = nn.CrossEntropyLoss(reduction="none", label_smoothing=SMOOTHING)
+    for epoch in range(epochs):
+        net.train()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed + 1 + epoch)  # dropout draws from the global generator
+            for chosen in torch.randperm(len(y), generator=generator).split(batch):
+                optimizer.zero_grad()
+                loss = (w[chosen] * loss_of(net(data[chosen]), target[chosen])).mean()
+                loss.backward()
+                optimizer.step()
+        yield {
+            "hidden": net[0].weight.detach().numpy().T.copy(),
+            "hidden_bias": net[0].bias.detach().numpy().copy(),
+            "out": net[3].weight.detach().numpy().T.copy(),
+            "out_bias": net[3].bias.detach().numpy().copy(),
+        }

@@ -1,0 +1,150 @@
+"""A trained student with everything it needs to serve, as a folder without pickle.
+
+`student.json` (taxonomy, encoder, temperature, what was trained) beside the head's own files. Knows nothing
+of registries; the same folder is what one keeps.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.embedding.encoders import EncoderSettings
+from tasks.errors import InputError
+from tasks.student.calibration import apply_temperature
+from tasks.student.heads import load_head
+from tasks.student.levels import Levels, decode
+from tasks.taxonomy import Taxonomy
+
+STUDENT_FILE = "student.json"
+FORMAT = 1
+
+
+def levels_of(taxonomy: Taxonomy) -> Levels:
+    """The taxonomy's levels as index arrays over its leaves."""
+    maps = tuple(np.asarray(level, np.int32) for level in taxonomy.level_maps)
+    return Levels(taxonomy.levels, maps, tuple(len(nodes) for nodes in taxonomy.nodes))
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a student says about n items.
+
+    Attributes:
+        labels: the leaf path of each item.
+        leaf: int32 [n], its place among the taxonomy's leaves.
+        confidences: float32 [n, levels] in [0, 1], never rising with depth.
+    """
+
+    labels: list[str]
+    leaf: NDArray[np.int32]
+    confidences: NDArray[np.float32]
+
+    @property
+    def confidence(self) -> NDArray[np.float32]:
+        """float32 [n], the confidence of the deepest level."""
+        return self.confidences[:, -1]
+
+
+@dataclass(frozen=True, eq=False)
+class Student:
+    """A head (or image model) over the leaves of a taxonomy, with its calibration."""
+
+    taxonomy: Taxonomy
+    head: Any
+    kind: str
+    modality: str
+    encoder: EncoderSettings
+    temperature: float = 1.0
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether the model takes image bytes instead of vectors."""
+        return self.kind == "timm"
+
+    @cached_property
+    def levels(self) -> Levels:
+        """The taxonomy's levels as index arrays."""
+        return levels_of(self.taxonomy)
+
+    def probabilities(self, inputs: NDArray[np.float32] | Sequence[bytes]) -> NDArray[np.float32]:
+        """Calibrated leaf probabilities float32 [n, leaves] of vectors [n, d] (or of images)."""
+        if not len(inputs):
+            return np.zeros((0, len(self.taxonomy.leaves)), np.float32)
+        return apply_temperature(self.head.predict_proba(inputs), self.temperature)
+
+    def answers(self, inputs: NDArray[np.float32] | Sequence[bytes]) -> Answers:
+        """The student's path and per-level confidence for each item."""
+        return decode_answers(self.probabilities(inputs), self.taxonomy, self.levels)
+
+    def save(self, folder: Path) -> None:
+        """Write the folder anew."""
+        folder.mkdir(parents=True, exist_ok=True)
+        body = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "modality": self.modality,
+            "temperature": self.temperature,
+            "encoder": asdict(self.encoder),
+            "taxonomy": {
+                "levels": self.taxonomy.levels,
+                "leaves": self.taxonomy.leaves,
+                "about": dict(self.taxonomy.about),
+                "other": self.taxonomy.other,
+            },
+            "about": dict(self.about),
+        }
+        (folder / STUDENT_FILE).write_text(json.dumps(body, indent=1, ensure_ascii=False), encoding="utf-8")
+        self.head.save(folder)
+
+
+def decode_answers(P: NDArray[np.float32], taxonomy: Taxonomy, levels: Levels) -> Answers:
+    """Paths and confidences out of leaf probabilities [n, leaves]."""
+    decoded = decode(P, levels)
+    return Answers(
+        [taxonomy.leaves[leaf] for leaf in decoded.leaf.tolist()], decoded.leaf, decoded.confidences
+    )
+
+
+def load_student(folder: Path) -> Student:
+    """Read what `save` wrote.
+
+    Raises:
+        InputError: the folder is no student, or of a newer format.
+    """
+    file = folder / STUDENT_FILE
+    try:
+        body = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            file, f"no readable student ({error})", "Retrain, or roll back to another version."
+        ) from error
+    if body.get("format") != FORMAT:
+        raise InputError(
+            file, f"is of format {body.get('format')}, this version reads {FORMAT}", "Upgrade or retrain."
+        )
+    tree = body["taxonomy"]
+    taxonomy = Taxonomy(tuple(tree["levels"]), tuple(tree["leaves"]), tree["about"], tree["other"])
+    if body["kind"] == "timm":
+        from tasks.student.timm_student import TimmStudent
+
+        head: Any = TimmStudent.load(folder)
+    else:
+        head = load_head(folder)
+    return Student(
+        taxonomy,
+        head,
+        body["kind"],
+        body["modality"],
+        EncoderSettings(**body["encoder"]),
+        body["temperature"],
+        body["about"],
+    )

@@ -1,0 +1,185 @@
+"""One retrain, from frozen rows to a calibrated student with its evaluation: the room's domain function.
+
+Takes arrays and frames, gives a `Trained`; reading, logging and registering are the step's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tasks.embedding.encoders import EncoderSettings
+from tasks.student.calibration import apply_temperature, fit_temperature
+from tasks.student.certifying import CalibrationSample, path_as_dict
+from tasks.student.evaluation import LevelScores, bottleneck, evaluate
+from tasks.student.levels import Levels
+from tasks.student.package import Answers, Student, decode_answers, levels_of
+from tasks.student.thresholds import ThresholdPath, fix_path
+from tasks.student.training import Candidate, ImageTraining, Rows, train_candidates
+from tasks.taxonomy import Taxonomy
+
+Inputs = Callable[[pl.DataFrame, bool], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """Items with a true leaf label: `frame` has key, label, role; `P` the student's leaf probabilities."""
+
+    frame: pl.DataFrame
+    P: NDArray[np.float32]
+    answers: Answers
+
+    def role(self, role: str) -> NDArray[np.bool_]:
+        """bool [n]: rows of that role."""
+        return (self.frame["role"] == role).to_numpy()
+
+    def sample(self, against: str, rows: NDArray[np.bool_]) -> CalibrationSample:
+        """Those rows as a sample to certify on."""
+        picked = np.flatnonzero(rows)
+        answers = Answers(
+            [self.answers.labels[i] for i in picked], self.answers.leaf[rows], self.answers.confidences[rows]
+        )
+        return CalibrationSample(against, answers, self.frame["label"].gather(picked).to_list())
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """The winner, calibrated and evaluated, beside all candidates.
+
+    Attributes:
+        student: ready to serve; its `about` carries the threshold path.
+        path: the nested thresholds to be tested, fixed out of fold.
+        candidates: all that were compared.
+        scores: of each candidate (and of `raw labels`, the winner without cleaning) on the evaluation rows.
+        judged_on: what those rows are: `gold`, or `heldout` labels where there is no gold.
+        gold: the student on gold; None without gold.
+        held_out: the student's out-of-fold answers on its training rows, against the raw labels.
+        bottleneck: one sentence.
+    """
+
+    student: Student
+    path: ThresholdPath
+    candidates: list[Candidate]
+    scores: Mapping[str, tuple[LevelScores, ...]]
+    judged_on: str
+    gold: Judged | None
+    held_out: CalibrationSample
+    bottleneck: str
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def winner_scores(self) -> tuple[LevelScores, ...]:
+        """The student's own scores."""
+        return self.scores[self.student.kind]
+
+
+def retrain(
+    rows: Rows,
+    names: Sequence[str],
+    taxonomy: Taxonomy,
+    encoder: EncoderSettings,
+    modality: str,
+    gold: pl.DataFrame,
+    gold_inputs: tuple[NDArray[np.float32], Sequence[bytes] | None],
+    seed: int = 0,
+    starts: int = 4,
+    images: ImageTraining | None = None,
+) -> Trained:
+    """Train, choose, calibrate, evaluate.
+
+    The winner is chosen by out-of-fold log-loss; the temperature on the part of gold set aside for it, or (where
+    gold is too small) left as tuned out of fold; the threshold path on out-of-fold confidences. No row that
+    certifies is looked at here except to be predicted.
+
+    Args:
+        rows: training rows.
+        names: candidates.
+        taxonomy: its leaves are the columns of every probability array.
+        encoder: made the vectors.
+        modality: text or image.
+        gold: key, label, role; may be empty.
+        gold_inputs: vectors [g, d] and, where a candidate reads images, the images.
+        seed: of all training.
+        starts: of fixed-sequence testing.
+        images: settings of the image candidate.
+
+    Raises:
+        TrainingError: the rows cannot be learned from.
+    """
+    levels, n_leaves = levels_of(taxonomy), len(taxonomy.leaves)
+    candidates, winner = train_candidates(names, rows, n_leaves, seed, images)
+    best = next(candidate for candidate in candidates if candidate.name == winner)
+    truth = np.array([taxonomy.leaf_index[label] for label in gold["label"].to_list()], np.int64)
+    roles = gold["role"].to_numpy() if gold.height else np.zeros(0, str)
+
+    def on_gold(candidate: Candidate) -> NDArray[np.float32]:
+        vectors, pictures = gold_inputs
+        inputs = pictures if candidate.name == "timm" else vectors
+        return candidate.model.predict_proba(inputs) if gold.height else np.zeros((0, n_leaves), np.float32)
+
+    raw = {candidate.name: on_gold(candidate) for candidate in candidates}
+    fits = roles == "temperature"
+    temperature = fit_temperature(raw[winner][fits], truth[fits]) if fits.any() else 1.0
+    calibrated = {name: apply_temperature(P, temperature) if name == winner else P for name, P in raw.items()}
+
+    judged = roles == "evaluation"
+    out_of_fold = apply_temperature(best.out_of_fold, temperature)
+    if judged.any():
+        judged_on = "gold"
+        scores = {name: evaluate(P[judged], truth[judged], levels) for name, P in calibrated.items()}
+    else:
+        judged_on = "heldout"
+        scores = {c.name: evaluate(c.out_of_fold, rows.raw_labels, levels) for c in candidates}
+    if judged.any() and (rows.labels != rows.raw_labels).any() and winner != "timm":
+        before = Rows(rows.vectors, rows.raw_labels, rows.raw_labels, rows.folds)
+        [uncleaned], _ = train_candidates([winner], before, n_leaves, seed)
+        P = apply_temperature(on_gold(uncleaned), temperature)
+        scores["raw labels"] = evaluate(P[judged], truth[judged], levels)
+        candidates = [
+            *candidates,
+            Candidate(
+                "raw labels", uncleaned.model, uncleaned.out_of_fold, uncleaned.loss, uncleaned.settings
+            ),
+        ]
+
+    oof_answers = decode_answers(out_of_fold, taxonomy, levels)
+    never = np.array([label == taxonomy.other for label in oof_answers.labels], bool)
+    path = fix_path(oof_answers.confidences, never, starts=starts)
+    held_truth = [taxonomy.leaves[leaf] for leaf in rows.raw_labels.tolist()]
+    student = Student(
+        taxonomy, best.model, winner, modality, encoder, temperature, {"path": path_as_dict(path)}
+    )
+    return Trained(
+        student=student,
+        path=path,
+        candidates=candidates,
+        scores=scores,
+        judged_on=judged_on,
+        gold=_judge(gold, calibrated[winner], taxonomy, levels) if gold.height else None,
+        held_out=CalibrationSample("teacher", oof_answers, held_truth, cross_fitted=True),
+        bottleneck=bottleneck(scores[winner]),
+    )
+
+
+def _judge(frame: pl.DataFrame, P: NDArray[np.float32], taxonomy: Taxonomy, levels: Levels) -> Judged:
+    return Judged(frame, P, decode_answers(P, taxonomy, levels))
+
+
+def judge_with(student: Student, frame: pl.DataFrame, inputs: Any) -> Judged:
+    """What a student says about judged items (key, label, role)."""
+    return _judge(frame, student.probabilities(inputs), student.taxonomy, student.levels)
+
+
+def flat_metrics(scores: Sequence[LevelScores], judged_on: str) -> dict[str, float]:
+    """`gold.LEVEL.top1|top3|top5|macro_f1` a level, and `ece` of the deepest."""
+    metrics = {
+        f"{judged_on}.{level.level}.{name}": round(float(getattr(level, name)), 6)
+        for level in scores
+        for name in ("top1", "top3", "top5", "macro_f1")
+    }
+    return metrics | {"ece": round(float(scores[-1].ece), 6)}

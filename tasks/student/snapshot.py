@@ -1,0 +1,80 @@
+"""The training view: which labelled items a student may learn from, frozen as a parquet with a fingerprint.
+
+Gold, near-duplicates of gold and audits still in their window are taken out and counted. Knows nothing of
+models; cleaning reads the snapshot and never changes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from tasks.duplicates import near_duplicate_groups, near_duplicates_of
+from tasks.errors import TrainingError
+from tasks.records import Snapshot
+
+COLUMNS = ("key", "label", "source", "group")
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """`frame` has key, label, source, group (key of the first near-duplicate); and what was taken out."""
+
+    frame: pl.DataFrame
+    removed_gold: int
+    removed_near_gold: int
+
+
+def training_rows(
+    labels: pl.DataFrame, contents: pl.DataFrame, gold: pl.DataFrame, held_back: pl.DataFrame, modality: str
+) -> TrainingRows:
+    """Labelled items fit for training, in the order they arrived.
+
+    Args:
+        labels: key, label, source; one row a key.
+        contents: key, text of all items, in order of arrival.
+        gold: key, text of gold items.
+        held_back: keys of audits still in their window.
+        modality: near-duplicates are looked for among texts only.
+    """
+    rows = contents.select("key", "text").join(labels, on="key", how="inner", maintain_order="left")
+    rows = rows.join(held_back.select("key"), on="key", how="anti")
+    known_gold = rows.join(gold.select("key"), on="key", how="semi").height
+    rows = rows.join(gold.select("key"), on="key", how="anti")
+    if modality != "text" or not rows.height:
+        return TrainingRows(rows.with_columns(pl.col("key").alias("group")).select(COLUMNS), known_gold, 0)
+    near = pl.Series(near_duplicates_of(rows["text"].to_list(), gold["text"].to_list()))
+    rows = rows.filter(~near)
+    first = near_duplicate_groups(rows["text"].to_list())
+    grouped = rows.with_columns(rows["key"].gather(first).alias("group"))
+    return TrainingRows(grouped.select(COLUMNS), known_gold, int(near.sum()))
+
+
+def write_snapshot(rows: TrainingRows, gold_rows: int, taxonomy_version: str, root: Path) -> Snapshot:
+    """Freeze the rows under `snapshots/<fingerprint>/rows.parquet`; the same rows give the same file.
+
+    Raises:
+        TrainingError: there are too few labels, or only one, to train on.
+    """
+    frame = rows.frame
+    if frame["label"].n_unique() < 2 or frame.height < 4:
+        raise TrainingError(
+            f"{frame.height} labelled items with {frame['label'].n_unique()} different labels are too few",
+            "Label more (`flywheel label`), or import the labels you have (`flywheel import-labels`).",
+        )
+    digest = hashlib.blake2b(taxonomy_version.encode(), digest_size=12)
+    for key, label, source, group in frame.sort("key").iter_rows():
+        digest.update(b"%b\0%b\0%b\0%b\n" % (key, label.encode(), source.encode(), group))
+    fingerprint = digest.hexdigest()
+    path = root / "snapshots" / fingerprint / "rows.parquet"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(".tmp")
+        frame.write_parquet(beside)
+        beside.rename(path)
+    return Snapshot(
+        str(path), fingerprint, frame.height, gold_rows, rows.removed_gold, rows.removed_near_gold
+    )

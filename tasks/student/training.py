@@ -1,0 +1,126 @@
+"""Training the candidates on one snapshot, comparing them on the same folds, fitting them on all rows.
+
+Knows arrays and names; which items they are, where metrics go and which version this becomes is decided above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.errors import TrainingError
+from tasks.student.crossfit import cross_fitted_probabilities
+from tasks.student.heads import make_head
+from tasks.student.selection import choose, out_of_fold_losses
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Training rows: vectors float32 [n, d], labels to learn from and raw labels (leaf indices [n]), folds [n].
+
+    `images` (encoded bytes) are only there when a candidate reads them.
+    """
+
+    vectors: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    raw_labels: NDArray[np.int64]
+    folds: NDArray[np.int16]
+    images: Sequence[bytes] | None = None
+
+
+@dataclass(frozen=True)
+class ImageTraining:
+    """Settings of the image candidate."""
+
+    model: str
+    pretrained: bool
+    epochs: int
+    image_size: int
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A candidate fitted on all rows, and how it did out of fold.
+
+    Attributes:
+        name: linear, mlp, ensemble or timm.
+        model: predicts leaf probabilities.
+        out_of_fold: float32 [n, leaves].
+        loss: out-of-fold log-loss in nats against the raw labels.
+        settings: what tuning chose.
+    """
+
+    name: str
+    model: Any
+    out_of_fold: NDArray[np.float32]
+    loss: float
+    settings: dict[str, float | int | str]
+
+
+def train_candidates(
+    names: Sequence[str], rows: Rows, n_leaves: int, seed: int, images: ImageTraining | None = None
+) -> tuple[list[Candidate], str]:
+    """Tune and fit each candidate; the winner's name has the least out-of-fold log-loss.
+
+    Learning uses `rows.labels` (cleaned ones where cleaning ran); judging uses the raw labels, because nothing
+    may be evaluated on what was cleaned.
+
+    Raises:
+        TrainingError: the rows cannot be learned from.
+    """
+    fitted: dict[str, tuple[Any, NDArray[np.float32]]] = {}
+    for name in names:
+        fitted[name] = (
+            _train_images(rows, n_leaves, seed, images)
+            if name == "timm"
+            else _train_head(name, rows, n_leaves, seed)
+        )
+    out_of_fold = {name: P for name, (_, P) in fitted.items()}
+    losses = out_of_fold_losses(out_of_fold, rows.raw_labels)
+    candidates = [
+        Candidate(name, model, P, losses[name], _settings(model)) for name, (model, P) in fitted.items()
+    ]
+    return candidates, choose(out_of_fold, rows.raw_labels)
+
+
+def _settings(model: Any) -> dict[str, float | int | str]:
+    return (
+        dict(model.settings()) if hasattr(model, "settings") else {"kind": "timm", "model": str(model.model)}
+    )
+
+
+def _train_head(name: str, rows: Rows, n_leaves: int, seed: int) -> tuple[Any, NDArray[np.float32]]:
+    head = make_head(name)
+    P = head.tune(rows.vectors, rows.labels, rows.folds, n_leaves=n_leaves, seed=seed)
+    return head.fit(rows.vectors, rows.labels, n_leaves=n_leaves, seed=seed), P
+
+
+def _train_images(
+    rows: Rows, n_leaves: int, seed: int, settings: ImageTraining | None
+) -> tuple[Any, NDArray[np.float32]]:
+    """An image model costs minutes a fit, so it is cross-fitted on two halves of the folds."""
+    from tasks.student.timm_student import TimmStudent
+
+    if settings is None or rows.images is None:
+        raise TrainingError(
+            "the candidate `timm` reads images", "Take it out of student.candidates for a text task."
+        )
+
+    def untrained() -> Any:
+        return TimmStudent(
+            settings.model,
+            pretrained=settings.pretrained,
+            image_size=settings.image_size,
+            epochs=settings.epochs,
+        )
+
+    images: Any = np.empty(len(rows.images), dtype=object)
+    images[:] = list(rows.images)
+    P = cross_fitted_probabilities(
+        untrained, images, rows.labels, rows.folds % 2, n_leaves=n_leaves, seed=seed
+    )
+    return untrained().fit(rows.images, rows.labels, n_leaves=n_leaves, seed=seed), P

@@ -1,0 +1,184 @@
+"""A teacher whose every reply is scripted, over real HTTP; and what the labelling tests share."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import polars as pl
+from aiohttp import web
+
+from tasks.labeling.budget import Price
+from tasks.labeling.labelling import Asking
+from tasks.labeling.prompts import Prompt
+from tasks.labeling.teacher import OpenAITeacher
+from tasks.records import text_key
+from tasks.store import Store
+from tasks.store.items import append_items
+from tasks.taxonomy import Taxonomy, build_taxonomy
+
+TREE = {
+    "Kitchen": {"_about": "things to cook with", "Kettles": "to boil water in", "Knives": None},
+    "Garden": {"Hoses": None, "Seeds": {"Flowers": None, "Vegetables": None}},
+}
+KETTLES, KNIVES, HOSES = "Kitchen > Kettles", "Kitchen > Knives", "Garden > Hoses"
+KEY = "sk-very-secret-0123456789"
+NO_KEYS = pl.DataFrame(schema={"key": pl.Binary})
+
+Script = Callable[[str, int, int], "Said"]
+
+
+class Said:
+    """One HTTP reply of the script: what the teacher says, or a raw body with any status."""
+
+    def __init__(
+        self,
+        content: str | None = "",
+        *,
+        status: int = 200,
+        body: str | None = None,
+        headers: dict[str, str] | None = None,
+        finish: str = "stop",
+        model: str = "echoed-1",
+        usage: Any = None,
+    ) -> None:
+        self.status, self.headers = status, headers
+        usage = usage or {
+            "prompt_tokens": 1000,
+            "completion_tokens": 20,
+            "prompt_tokens_details": {"cached_tokens": 400},
+        }
+        choice = {"message": {"role": "assistant", "content": content}, "finish_reason": finish}
+        self.body = body or json.dumps({"model": model, "choices": [choice], "usage": usage})
+
+
+def says(label: str, **more: Any) -> Said:
+    """A proper answer with a label."""
+    return Said(json.dumps({"label": label, "confidence": 0.9, "reason": "it looks like one"} | more))
+
+
+def fails(status: int, message: str = "no", code: str = "", **headers: str) -> Said:
+    """An error in OpenAI's form."""
+    body = json.dumps({"error": {"message": message, "type": code, "code": code}})
+    return Said(status=status, body=body, headers=headers)
+
+
+class ScriptedTeacher:
+    """Serves `script(item text, pass, how often this item and pass was asked)` in a thread of its own."""
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+        self.bodies: list[dict[str, Any]] = []
+        self._asked: dict[tuple[str, int], int] = {}
+        self._started, self._stop = threading.Event(), asyncio.Event()
+
+    @property
+    def requests(self) -> int:
+        return len(self.bodies)
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+        self._thread.start()
+        self._started.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        application = web.Application()
+        application.router.add_post("/v1/chat/completions", self._answer)
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        self.base_url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        self._started.set()
+        await self._stop.wait()
+        await runner.cleanup()
+
+    async def _answer(self, http: web.Request) -> web.Response:
+        body = await http.json()
+        self.bodies.append(body)
+        content = body["messages"][-1]["content"]
+        text = content.split("\n")[1] if isinstance(content, str) else "image"
+        asked = self._asked[text, body["seed"]] = self._asked.get((text, body["seed"]), 0) + 1
+        said = self._script(text, body["seed"], asked)
+        kind = "text/html" if said.body.startswith("<") else "application/json"
+        return web.Response(text=said.body, status=said.status, headers=said.headers, content_type=kind)
+
+
+class FakeTime:
+    """A clock that only moves when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.slept: list[float] = []
+
+    def clock(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+        await asyncio.sleep(0)
+
+
+def taxonomy() -> Taxonomy:
+    return build_taxonomy(TREE, other="none of these")
+
+
+def how(
+    base_url: str,
+    *,
+    instructions: str = "Classify the product by its name.",
+    labels: Taxonomy | None = None,
+    time: FakeTime | None = None,
+    concurrency: int = 8,
+    max_attempts: int = 4,
+    structured: bool = True,
+    model: str = "some-model",
+    modality: str = "text",
+    timeout_seconds: float = 10.0,
+) -> Asking:
+    """An `Asking` of the real client against a server of the tests."""
+    time = time or FakeTime()
+    return Asking(
+        Prompt(labels or taxonomy(), instructions, modality, structured),
+        lambda: OpenAITeacher(base_url, KEY, model, 0.0, 100, timeout_seconds, concurrency),
+        model,
+        Price(1.0, 10.0, 0.1),
+        concurrency,
+        max_attempts,
+        0.0,
+        100,
+        time.clock,
+        time.sleep,
+    )
+
+
+COST_USD = (600 * 1.0 + 400 * 0.1 + 20 * 10.0) / 1e6
+
+
+def put_texts(store: Store, texts: Sequence[str]) -> list[bytes]:
+    """Items in the database; returns their keys."""
+    keys = [text_key(text) for text in texts]
+    frame = pl.DataFrame(
+        {"key": keys, "source_id": [f"id-{text}" for text in texts], "text": list(texts), "image": None},
+        schema={"key": pl.Binary, "source_id": pl.String, "text": pl.String, "image": pl.Binary},
+    )
+    append_items(store, frame, "source", 1)
+    return keys
+
+
+def item_in(body: dict[str, Any]) -> str:
+    """What stands inside the delimiter of a request."""
+    found = re.fullmatch(r"<(item-[0-9a-f]{32})>\n(.*)\n</\1>", body["messages"][-1]["content"], re.DOTALL)
+    assert found
+    return found.group(2)
