@@ -26,6 +26,6 @@ def label(project: str, limit: int | None = None, gold: bool = False) -> Labelle
         review_file = write_review_queue(settings)
         result = replace(labelled, rejected=taken.rejected, review_file=review_file)
         run.result["label"] = result.as_dict()
-        if result.unlabelled_left or result.stopped:
+        if result.unlabelled_left or result.failed or result.stopped:
             run.status = "incomplete"
         return result

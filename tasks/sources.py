@@ -109,6 +109,18 @@ def read_table(file: Path, columns: Sequence[str] = (), dtype_text: bool = True)
     return frame
 
 
+def column_names(file: Path) -> list[str]:
+    """The columns of a table, read from its head alone; none where it cannot be read (reading it says why)."""
+    try:
+        if file.suffix.lower() == ".parquet":
+            return list(pl.read_parquet_schema(file))
+        if file.suffix.lower() == ".csv":
+            return pl.read_csv(file, n_rows=0).columns
+        return pl.read_ndjson(file, n_rows=1).columns
+    except (pl.exceptions.PolarsError, OSError):
+        return []
+
+
 def read_sql(url: str, query: str) -> pl.DataFrame:
     """The rows of a query against any database SQLAlchemy can reach.
 

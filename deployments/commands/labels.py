@@ -34,7 +34,7 @@ def label_command(project: str, limit: int | None, gold: bool) -> Outcome:
     if record.errors:
         lines["errors"] = ", ".join(f"{name}: {count}" for name, count in record.errors.items())
     text = shown(lines)
-    incomplete = bool(record.unlabelled_left or record.stopped)
+    incomplete = bool(record.unlabelled_left or record.failed or record.stopped)
     if record.stopped:
         text += f"\nstopped: {record.stopped}; everything paid for is kept"
     if record.unlabelled_left:

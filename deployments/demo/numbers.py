@@ -103,10 +103,15 @@ def label_error(store: Store, truth: Mapping[str, str], cleaned: pl.DataFrame) -
     right = pl.Series("truth", [truth.get(text) for text in rows["text"].to_list()], pl.String)
     rows = rows.with_columns(right)
     changed = rows.filter(pl.col("overwritten"))
+
+    def share(frame: pl.DataFrame, wrong: pl.Expr) -> float:
+        return frame.filter(wrong).height / frame.height if frame.height else 0.0
+
     return {
         "rows": float(rows.height),
-        "before": float((rows["raw"] != rows["truth"]).mean() or 0.0),
-        "after": float((rows["label"] != rows["truth"]).mean() or 0.0),
+        "settled": float(rows["raw"].is_not_null().sum()),
+        "before": share(rows.filter(pl.col("raw").is_not_null()), pl.col("raw") != pl.col("truth")),
+        "after": share(rows, pl.col("label") != pl.col("truth")),
         "overwritten": float(changed.height),
-        "fixes_right": float((changed["label"] == changed["truth"]).mean() or 0.0) if changed.height else 0.0,
+        "fixes_right": share(changed, pl.col("label") == pl.col("truth")),
     }

@@ -78,8 +78,10 @@ def _labels(result: DemoResult) -> str:
             f"  asked twice: {asked['items']:,} items; the passes agreed on {_percent(asked.get('agreement'))}; "
             f"{asked['disagreed']:,} went to review, {result.reviewed:,} were reviewed "
             f"(by a simulated person who errs {result.reviewer_error:.0%} of the time)",
-            f"  wrong among the {int(labels['rows']):,} labels trained on: {labels['before']:.1%} before cleaning, "
-            f"{labels['after']:.1%} after ({int(labels['overwritten']):,} overwritten, {labels['fixes_right']:.0%} of them right)",
+            f"  {labels['before']:.1%} of the {int(labels['settled']):,} settled labels are wrong; with the "
+            f"{int(labels['rows'] - labels['settled']):,} disputed ones,",
+            f"  where the student casts the third vote, {labels['after']:.1%} of {int(labels['rows']):,} "
+            f"({int(labels['overwritten']):,} overwritten, {labels['fixes_right']:.0%} of them to the truth)",
         ]
     )
 

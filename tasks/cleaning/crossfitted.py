@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.cleaning.relabel import Cleaning, clean
+from tasks.cleaning.disagreements import settle
+from tasks.cleaning.relabel import Cleaning, changes_by_level, clean
+from tasks.student.evaluation import confused_pairs
 from tasks.student.levels import Levels
 from tasks.student.linear import LinearHead
 from tasks.student.neighbours import cross_fitted_votes
@@ -14,6 +18,8 @@ from tasks.student.neighbours import cross_fitted_votes
 def clean_rows(
     vectors: NDArray[np.float32],
     labels: NDArray[np.int64],
+    weight: NDArray[np.float32],
+    candidates: NDArray[np.int64],
     folds: NDArray[np.int16],
     locked: NDArray[np.bool_],
     levels: Levels,
@@ -22,11 +28,16 @@ def clean_rows(
 ) -> Cleaning:
     """Judge each label by a linear head and by neighbours that never saw it.
 
+    Where passes differ the student casts the third vote, between what they said. Labels that only one source
+    vouches for are overwritten where the evidence against them is strong; locked ones never.
+
     Args:
         vectors: float32 [n, d].
-        labels: raw leaf indices [n].
+        labels: leaf indices [n].
+        weight: float32 [n], of each row in training.
+        candidates: leaf indices [n, passes] of disputed rows, -1 elsewhere and for missing answers.
         folds: [n], by near-duplicate group.
-        locked: bool [n], labels of people.
+        locked: bool [n], labels of people and those on which independent passes agree.
         levels: the tree.
         cap: no label loses more than this share.
         seed: of training.
@@ -34,6 +45,16 @@ def clean_rows(
     Raises:
         TrainingError: the rows cannot be cross-fitted.
     """
-    P = LinearHead().tune(vectors, labels, folds, n_leaves=levels.n_leaves, seed=seed)
-    V = cross_fitted_votes(vectors, labels, folds, levels.n_leaves)
-    return clean(labels, P, V, levels, locked, max_loss=cap)
+    P = LinearHead().tune(vectors, labels, folds, weight, n_leaves=levels.n_leaves, seed=seed)
+    V = cross_fitted_votes(vectors, labels, folds, levels.n_leaves, weight=weight)
+    disputed = (candidates >= 0).any(axis=1)
+    cleaning = clean(labels, P, V, levels, locked | disputed, max_loss=cap)
+    settled = np.where(disputed, settle(candidates, P, V), cleaning.labels)
+    overwritten = settled != labels
+    return replace(
+        cleaning,
+        labels=settled,
+        overwritten=overwritten,
+        by_level=changes_by_level(labels, settled, levels),
+        confused_pairs=confused_pairs(labels[overwritten], settled[overwritten]),
+    )

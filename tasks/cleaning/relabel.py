@@ -159,7 +159,7 @@ def clean(
         gain=gain,
         noise_estimate=noise,
         margin=margin,
-        by_level=_by_level(given, cleaned, labelled, levels),
+        by_level=changes_by_level(y, cleaned, levels),
         confused_pairs=confused_pairs(y[overwritten], cleaned[overwritten]),
     )
 
@@ -183,12 +183,20 @@ def _capped(
     return overwritten
 
 
-def _by_level(
-    given: NDArray[np.int64], cleaned: NDArray[np.int64], labelled: NDArray[np.bool_], levels: Levels
+def changes_by_level(
+    before: NDArray[np.integer], after: NDArray[np.integer], levels: Levels
 ) -> dict[str, LevelCleaning]:
-    before, after, n = given[labelled], cleaned[labelled], int(labelled.sum())
+    """How many labels changed at each level; unlabelled rows (-1 before) do not count.
+
+    Args:
+        before: leaf indices [n].
+        after: leaf indices [n].
+        levels: the tree.
+    """
+    labelled = before >= 0
+    given, cleaned, n = before[labelled], after[labelled], int(labelled.sum())
     report = {}
     for name, nodes in zip(levels.names, levels.maps, strict=True):
-        changed = int((nodes[before] != nodes[after]).sum())
+        changed = int((nodes[given] != nodes[cleaned]).sum())
         report[name] = LevelCleaning(n, changed, changed / n if n else 0.0)
     return report

@@ -16,6 +16,7 @@ from tasks.project import Project
 from tasks.records import Cleaned, Snapshot
 from tasks.store import open_store
 from tasks.store.items import read_contents
+from tasks.taxonomy import Taxonomy
 
 FOLD_SEED = 0
 
@@ -44,10 +45,16 @@ def clean_snapshot(project: Project, snapshot: Snapshot) -> Cleaned:
     else:
         store = open_store(project.database_url, project.project)
         contents = rows.select("key").join(read_contents(store), on="key", how="left", maintain_order="left")
-        vectors = vectors_of(settings, project.root, contents, project.task.modality)
-        folds = fold_of(rows["group"].to_list(), project.student.folds, FOLD_SEED)
-        locked = rows["source"].is_in(["human", "adjudicated"]).to_numpy()
-        result = clean_rows(vectors, labels, folds, locked, levels, project.cleaning.cap)
+        result = clean_rows(
+            vectors=vectors_of(settings, project.root, contents, project.task.modality),
+            labels=labels,
+            weight=rows["weight"].to_numpy().astype(np.float32),
+            candidates=_candidates(rows, taxonomy),
+            folds=fold_of(rows["group"].to_list(), project.student.folds, FOLD_SEED),
+            locked=rows["source"].is_in(["human", "adjudicated", "consensus"]).to_numpy(),
+            levels=levels,
+            cap=project.cleaning.cap,
+        )
         cleaned, overwritten = result.labels, result.overwritten
         record = Cleaned(
             levels={level: asdict(counts) for level, counts in result.by_level.items()},
@@ -70,6 +77,15 @@ def clean_snapshot(project: Project, snapshot: Snapshot) -> Cleaned:
     beside.rename(path)
     said.write_text(json.dumps(record.as_dict()), encoding="utf-8")
     return record
+
+
+def _candidates(rows: pl.DataFrame, taxonomy: Taxonomy) -> np.ndarray:
+    """Leaf indices int64 [n, passes] of what was said about disputed rows, -1 elsewhere."""
+    said = [[taxonomy.leaf_index[label] for label in labels or []] for labels in rows["candidates"].to_list()]
+    table = np.full((len(said), max(1, *map(len, said))), -1, np.int64)
+    for row, leaves in enumerate(said):
+        table[row, : len(leaves)] = leaves
+    return table
 
 
 def _short(project: Project) -> str:

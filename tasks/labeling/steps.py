@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,15 @@ from sqlalchemy import select
 from tasks.project import Project
 from tasks.records import Ingested, Labelled
 from tasks.routing.cascade import TeacherAnswer
-from tasks.sources import Rejection, expand, is_sql, iterate_sources, read_gold, read_items, read_table
+from tasks.sources import (
+    Rejection,
+    expand,
+    is_sql,
+    iterate_sources,
+    read_gold,
+    read_items,
+    read_table,
+)
 from tasks.store import Store, open_store, schema
 from tasks.store.items import append_items, note_source, read_contents, source_unchanged
 from tasks.store.traffic import owed_keys
@@ -61,7 +69,7 @@ def label_with_teacher(
     project: Project, run_id: int, limit: int | None = None, gold: bool = False
 ) -> Labelled:
     """Afterwards all that was chosen is answered in every pass or counted as left, and labels are resolved."""
-    from tasks.labeling.labelling import asking, ask_once, label_items
+    from tasks.labeling.labelling import ask_once, asking, label_items
 
     store = open_store(project.database_url, project.project)
     how = asking(project.taxonomy, project.task.instructions, project.task.modality, project.teacher)
@@ -105,8 +113,8 @@ def export_review_queue(
     place = out or project.root / "review" / "review_labels.csv"
     place.parent.mkdir(parents=True, exist_ok=True)
     gold = read_gold(project).select("key")
-    rows = export_review(store, place, how.version, project.teacher.passes, gold, limit)
-    return str(place), rows
+    exported = export_review(store, place, how.version, project.teacher.passes, gold, limit)
+    return str(place), exported.rows
 
 
 def import_reviewed(project: Project, file: Path, run_id: int) -> dict[str, Any]:
@@ -140,18 +148,14 @@ def import_history(
 
 def ask_teacher(
     project: Project, store: Store, keys: list[bytes], stage: str, run_id: int
-) -> Mapping[bytes, TeacherAnswer]:
+) -> dict[bytes, TeacherAnswer]:
     """The teacher's first-pass answers about stored items, asked once and kept in the ledger."""
-    from tasks.errors import FatalTeacherError
     from tasks.labeling.labelling import ask_once, asking
 
     how = asking(project.taxonomy, project.task.instructions, project.task.modality, project.teacher)
     contents = read_contents(store, pl.DataFrame({"key": keys}, schema={"key": pl.Binary}))
     budget = project.teacher.budget_usd
-    try:
-        said = ask_once(store, how, contents, stage, project.teacher.passes, run_id, budget)
-    except FatalTeacherError as error:
-        return {key: TeacherAnswer(None, error_class=error.error_class) for key in keys}
+    said = ask_once(store, how, contents, stage, project.teacher.passes, run_id, budget)
     return {
         row["key"]: TeacherAnswer(row["label"], row["cost_usd"], error_class=row["error_class"])
         for row in said.iter_rows(named=True)

@@ -15,7 +15,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from tasks.monitoring.audited import Share
-from tasks.monitoring.facts import TrainedVersion
+from tasks.monitoring.versions import TrainedVersion
 from tasks.monitoring.wording import TIERS, percent
 from tasks.records import Policy
 from tasks.taxonomy import split, truncate
@@ -89,8 +89,7 @@ def escalation_uri(policy: Policy | None) -> str | None:
         return None
     from tasks.student.figures import escalation_figure
 
-    judge = {"teacher": "the teacher: agreement"}.get(policy.against, policy.against)
-    return data_uri(escalation_figure(certificate, judge))
+    return data_uri(escalation_figure(certificate, policy.against))
 
 
 def reliability_uri(bins: Sequence[tuple[float, float, int]]) -> str | None:
@@ -120,7 +119,8 @@ def certificate_of(policy: Policy | None) -> Certificate | None:
 
     body = dict(policy.certificate)
     curve = tuple(
-        OperatingPoint(**(dict(point) | {"thresholds": tuple(point["thresholds"])})) for point in body["curve"]
+        OperatingPoint(**(dict(point) | {"thresholds": tuple(point["thresholds"])}))
+        for point in body["curve"]
     )
     thresholds = None if body["thresholds"] is None else tuple(body["thresholds"])
     return Certificate(**(body | {"curve": curve, "thresholds": thresholds}))

@@ -18,6 +18,8 @@ from tasks.store.traffic import DAY_SECONDS
 ROUTING_STAGES = ("route", "audit")
 """Stages that answer and watch traffic; every other stage teaches the student or measures the teacher."""
 
+COUNTED = ("calls", "failed", "prompt_tokens", "cached_tokens", "completion_tokens")
+
 
 @dataclass(frozen=True)
 class CostLine:
@@ -153,9 +155,8 @@ def _name(value: Any) -> str:
 
 
 def _line(name: str, rows: pl.DataFrame) -> CostLine:
-    counts = [int(rows[column].sum()) for column in ("calls", "failed")]
-    tokens = [int(rows[column].sum()) for column in ("prompt_tokens", "cached_tokens", "completion_tokens")]
-    return CostLine(name, *counts, *tokens, float(rows["cost_usd"].sum()))
+    calls, failed, prompt, cached, completion = (int(rows[column].sum()) for column in COUNTED)
+    return CostLine(name, calls, failed, prompt, cached, completion, float(rows["cost_usd"].sum()))
 
 
 def _saved(spent: float, otherwise: float | None) -> float | None:

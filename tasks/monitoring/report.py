@@ -21,7 +21,8 @@ from tasks.monitoring.charts import (
     reliability_uri,
     tier_bar,
 )
-from tasks.monitoring.facts import ReportFacts, TrainedVersion
+from tasks.monitoring.facts import ReportFacts
+from tasks.monitoring.versions import TrainedVersion
 from tasks.monitoring.wording import (
     TIERS,
     advice,
@@ -31,7 +32,6 @@ from tasks.monitoring.wording import (
     truth_words,
     without_teacher,
 )
-
 from tasks.taxonomy import split
 
 if TYPE_CHECKING:

@@ -139,7 +139,9 @@ def _champion(champion: dict[str, Any] | None) -> str:
     if champion["against"] == "teacher":
         promise = f"agrees with the teacher on all but {percent(champion['target_error'])} of {share}"
     else:
-        promise = f"answers {share} at {percent(champion['target_error'])} error, against {champion['against']}"
+        promise = (
+            f"answers {share} at {percent(champion['target_error'])} error, against {champion['against']}"
+        )
     return f"version {champion['version']}, policy {champion['policy_id']}: {promise}"
 
 

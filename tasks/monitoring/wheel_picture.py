@@ -5,6 +5,7 @@ It stands on a card of its own, which reads on light and dark pages alike. Run a
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ def draw_wheel() -> str:
         *(_arrowhead(name, colour) for name, colour in (("line", LINE), ("amber", AMBER), ("grey", GREY))),
         "</defs>",
         f'<rect x="1" y="1" width="{WIDTH - 2}" height="{HEIGHT - 2}" rx="16" fill="#f6f8fa" stroke="#d6dde4"/>',
-        *(_arc(first, second) for first, second in zip(STATIONS, STATIONS[1:], strict=False)),
+        *(_arc(first, second) for first, second in itertools.pairwise(STATIONS)),
         _arc(STATIONS[-1], Station(STATIONS[0].degrees + 360, "", "", AMBER), AMBER, "amber"),
         *_ways_in_and_out(),
         *_ways_back(),
@@ -92,7 +93,9 @@ def _arc(first: Station, second: Station, colour: str = LINE, head: str = "line"
     if abs(first.y - second.y) < 1:  # side by side: from edge to edge, where the ring would pass them by
         way = math.copysign(NODE_WIDTH / 2 + GAP, second.x - first.x)
         middle, bow = (first.x + second.x) / 2, first.y - math.copysign(14, way)
-        path = f"M{first.x + way:.1f} {first.y:.1f} Q{middle:.1f} {bow:.1f} {second.x - way:.1f} {second.y:.1f}"
+        path = (
+            f"M{first.x + way:.1f} {first.y:.1f} Q{middle:.1f} {bow:.1f} {second.x - way:.1f} {second.y:.1f}"
+        )
     return (
         f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="3.5" stroke-linecap="round" '
         f'marker-end="url(#{head})"/>'

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from tasks.monitoring.audited import AuditedTier
-from tasks.monitoring.facts import ReportFacts
+if TYPE_CHECKING:
+    from tasks.monitoring.audited import AuditedTier
+    from tasks.monitoring.facts import ReportFacts
 
 TIERS = {
     "exact_cache": "exact cache",
@@ -73,18 +75,20 @@ def truth_words(tier: AuditedTier) -> str:
 def _right(facts: ReportFacts) -> Headline:
     question, student, target = "Is it still right?", facts.audited.student, facts.target_error
     if student is None:
-        return Headline(question, "not known yet", _unaudited(facts), "none")
+        return Headline(question, "unknown", _unaudited(facts), "none")
     wrong = student.wrong
     verb, noun = ("were wrong", "wrong") if student.decided else ("differed", "differ")
     interval = f"{percent(wrong.low)} to {percent(wrong.high)}"
+    policy = facts.shown.policy if facts.shown else None
+    promise = "target" if policy is not None and policy.against == "teacher" else "promise"
     if wrong.high <= target:
-        state, verdict = "good", "Within the promise"
+        state, verdict = "good", f"Within the {promise}"
     elif wrong.value <= target:
-        state, verdict = "good" if wrong.of >= FEW_AUDITS else "warn", "No sign against the promise"
+        state, verdict = "good" if wrong.of >= FEW_AUDITS else "warn", f"No sign against the {promise}"
     elif wrong.low <= target:
-        state, verdict = "warn", "Above the promise, though chance may explain it"
+        state, verdict = "warn", f"Above (though chance may explain it) the {promise}"
     else:
-        state, verdict = "bad", "Above the promise"
+        state, verdict = "bad", f"Above the {promise}"
     return Headline(
         question,
         f"{percent(wrong.value)} {noun}",
@@ -137,7 +141,9 @@ def _costs(facts: ReportFacts) -> Headline:
     )
     saved = spent.saved_share or 0.0
     teaching = f" Teaching cost {dollars(spent.teaching_usd)}: "
-    teaching += f"{percent(saved, 0)} saved with it counted." if saved >= 0 else "it has not paid for itself yet."
+    teaching += (
+        f"{percent(saved, 0)} saved with it counted." if saved >= 0 else "it has not paid for itself yet."
+    )
     return Headline(question, figure, traffic + teaching, "good" if saved > 0 else "warn")
 
 
@@ -190,8 +196,9 @@ def advice(facts: ReportFacts) -> list[str]:
             f"({percent(facts.target_error)}): run `flywheel recalibrate`, or `flywheel rollback`."
         )
     if awaiting := sum(inventory.awaiting.values()):
-        reasons = ", ".join(f"{count:,} where {reason}" for reason, count in inventory.awaiting.items())
-        said.append(f"{awaiting:,} items await a person ({reasons}): `flywheel review export`.")
+        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in inventory.awaiting.items())
+        await_ = "1 item awaits" if awaiting == 1 else f"{awaiting:,} items await"
+        said.append(f"{await_} a person ({reasons}): `flywheel review export`.")
     policy = shown.policy if shown is not None else None
     if policy is not None and policy.thresholds is None:
         said.append("Nothing is certified, so the student answers no traffic. " + policy.sentence)
@@ -201,9 +208,14 @@ def advice(facts: ReportFacts) -> list[str]:
             "hundred reviewed or gold items would lift it."
         )
     if facts.audits_owed:
-        said.append(f"{facts.audits_owed:,} audits are still owed by the teacher: `flywheel label` asks again.")
+        said.append(
+            f"{facts.audits_owed:,} audits are still owed by the teacher: `flywheel label` asks again."
+        )
+    if not inventory.items:
+        said.append("No item is known yet: `flywheel label` takes them in and asks the teacher.")
     if inventory.unlabelled:
-        said.append(f"{inventory.unlabelled:,} items are unlabelled: `flywheel label`.")
+        items = "1 item is" if inventory.unlabelled == 1 else f"{inventory.unlabelled:,} items are"
+        said.append(f"{items} unlabelled: `flywheel label`.")
     if not inventory.gold_rows:
         said.append("There is no gold: without human-verified items nobody knows how right all of this is.")
     elif shown is not None and shown.judged_on == "gold" and shown.accuracy[-1].teacher is None:

@@ -5,8 +5,10 @@ Everything goes through explicit run ids, so that nothing strays into another ru
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -62,14 +64,16 @@ class Registry:
         """Log one retrain: a parent run, its candidates nested below; returns the parent's run id."""
         mlflow = _mlflow(self.tracking_uri)
         import polars as pl
+        from mlflow.data.sources import LocalArtifactDatasetSource
 
         mlflow.set_experiment(experiment_id=self._experiment_id())
         with mlflow.start_run(run_name=parent.name, tags={"fingerprint": fingerprint, **parent.tags}) as run:
             mlflow.log_params(dict(parent.parameters))
             mlflow.log_metrics(dict(parent.metrics))
             rows = pl.read_parquet(snapshot_file).select(pl.col("key").bin.encode("hex"), "label", "source")
+            source = LocalArtifactDatasetSource(str(snapshot_file))
             dataset = mlflow.data.from_polars(
-                rows, source=str(snapshot_file), name="training snapshot", digest=fingerprint[:36]
+                rows, source=source, name="training snapshot", digest=fingerprint[:36]
             )
             mlflow.log_input(dataset, context="training")
             for name, figure in parent.figures.items():
@@ -89,7 +93,13 @@ class Registry:
         """Log the student under a run, register it and name it challenger; returns the version."""
         mlflow = _mlflow(self.tracking_uri)
         client = self._client()
-        with tempfile.TemporaryDirectory() as scratch, mlflow.start_run(run_id=run_id):
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            mlflow.start_run(run_id=run_id),
+            warnings.catch_warnings(),
+        ):
+            # An example would load the encoder a second time, only to see that the signature we state is right.
+            warnings.filterwarnings("ignore", message=".*input example.*")
             student.save(Path(scratch) / "student")
             logged = mlflow.pyfunc.log_model(
                 name="student",
@@ -183,6 +193,9 @@ class Registry:
 def _mlflow(tracking_uri: str) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # Its loggers tell of table creation and of style on stderr at INFO; warnings about our own calls are tested away.
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     if tracking_uri.startswith("sqlite:///"):
         Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     import mlflow

@@ -16,7 +16,7 @@ from tasks.project import Project
 from tasks.promotion.registry import CandidateRun, Registry
 from tasks.records import Cleaned, Policy, Retrained
 from tasks.student.calibration import reliability
-from tasks.student.certifying import CalibrationSample
+from tasks.student.certifying import CalibrationSample, path_as_dict
 from tasks.student.evaluation import confused_pairs
 from tasks.student.figures import confusion_figure, escalation_figure, reliability_figure
 from tasks.student.retrain import Trained, flat_metrics
@@ -121,7 +121,7 @@ def tables(trained: Trained, sample: CalibrationSample | None) -> dict[str, Mapp
 def retrain_facts(
     trained: Trained, sample: CalibrationSample | None, certificate: Certificate | None, cleaned: Cleaned
 ) -> dict[str, Any]:
-    """Everything the report draws, as plain values."""
+    """Everything the report draws and `flywheel thresholds` certifies on, as plain values."""
     truth, answered, confidence = evaluation_rows(trained)
     bins = reliability(confidence, truth == answered)
     return {
@@ -141,4 +141,17 @@ def retrain_facts(
         "scores": {name: flat_metrics(scores, trained.judged_on) for name, scores in trained.scores.items()},
         "cleaning": cleaned.as_dict(),
         "curve": [asdict(point) for point in certificate.curve] if certificate else [],
+        "path": path_as_dict(trained.path),
+        "sample": None if sample is None else _sample_facts(sample, trained.student.taxonomy.other),
+    }
+
+
+def _sample_facts(sample: CalibrationSample, other: str | None) -> dict[str, Any]:
+    """The sample that certified; confidences in the fewest digits that give the same float32 again."""
+    return {
+        "against": sample.against,
+        "cross_fitted": sample.cross_fitted,
+        "confidences": [[float(str(value)) for value in row] for row in sample.answers.confidences],
+        "wrong": sample.wrong.tolist(),
+        "never": [label == other for label in sample.answers.labels],
     }

@@ -21,3 +21,25 @@ def first_pass_labels(store: Store, keys: pl.DataFrame) -> pl.DataFrame:
     return rows.join(keys.select("key").unique(), on="key", how="semi").unique(
         "key", keep="last", maintain_order=True
     )
+
+
+def candidates(store: Store, decided: pl.DataFrame) -> pl.DataFrame:
+    """What passes said about items without a settled label: key, candidates (list of labels, by pass).
+
+    The newest answer of each pass counts, whatever prompt it was given to; invalid ones are left out.
+
+    Args:
+        store: the open database.
+        decided: keys that have a label, one column `key`.
+    """
+    columns = schema.answers.c
+    rows = store.read(
+        select(columns.key, columns["pass"], columns.label)
+        .where(columns.label.is_not(None))
+        .order_by(columns.id)
+    )
+    open_rows = rows.join(decided.select("key"), on="key", how="anti", maintain_order="left")
+    newest = open_rows.unique(["key", "pass"], keep="last", maintain_order=True).sort(
+        "pass", maintain_order=True
+    )
+    return newest.group_by("key", maintain_order=True).agg(pl.col("label").alias("candidates"))

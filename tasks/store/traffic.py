@@ -16,6 +16,7 @@ import polars as pl
 from sqlalchemy import func, select
 
 from tasks.store import schema
+from tasks.store.answers import first_pass_labels
 from tasks.store.database import Store
 
 DAY_SECONDS = 86_400.0
@@ -62,13 +63,19 @@ def logged(store: Store, model_version: str | None, policy_id: int | None) -> pl
 
 
 def audits(store: Store, window_days: float, now: float | None = None) -> pl.DataFrame:
-    """Audited requests within the window, the newest of a key: all columns of the table."""
+    """Audited requests within the window, the newest of a key: all columns of the table.
+
+    An audit that the teacher owed and has answered since (in a labelling run) carries that answer.
+    """
     since = (time.time() if now is None else now) - window_days * DAY_SECONDS
     columns = schema.traffic.c
     rows = store.read(
         select(schema.traffic).where(columns.audited).where(columns.at >= since).order_by(columns.id)
     )
-    return rows.unique("key", keep="last", maintain_order=True)
+    rows = rows.unique("key", keep="last", maintain_order=True)
+    said = first_pass_labels(store, rows).rename({"label": "said"})
+    answered = rows.join(said, on="key", how="left", maintain_order="left")
+    return answered.with_columns(pl.coalesce("teacher_label", "said").alias("teacher_label")).drop("said")
 
 
 def owed_keys(store: Store) -> pl.DataFrame:

@@ -17,7 +17,7 @@ from tasks.records import Policy
 from tasks.student.package import Answers
 from tasks.student.thresholds import Certificate, ThresholdPath, certify
 
-ENOUGH_ROWS = 200
+ENOUGH_ROWS = 100
 
 
 @dataclass(frozen=True, eq=False)

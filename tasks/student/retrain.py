@@ -122,22 +122,23 @@ def retrain(
         inputs = pictures if candidate.name == "timm" else vectors
         return candidate.model.predict_proba(inputs) if gold.height else np.zeros((0, n_leaves), np.float32)
 
-    raw = {candidate.name: on_gold(candidate) for candidate in candidates}
+    uncalibrated = {candidate.name: on_gold(candidate) for candidate in candidates}
     fits = roles == "temperature"
-    temperature = fit_temperature(raw[winner][fits], truth[fits]) if fits.any() else 1.0
-    calibrated = {name: apply_temperature(P, temperature) if name == winner else P for name, P in raw.items()}
+    temperature = fit_temperature(uncalibrated[winner][fits], truth[fits]) if fits.any() else 1.0
+    calibrated = {
+        name: apply_temperature(P, temperature) if name == winner else P for name, P in uncalibrated.items()
+    }
 
-    judged = roles == "evaluation"
+    judged, raw = roles == "evaluation", rows.raw_labels >= 0
     out_of_fold = apply_temperature(best.out_of_fold, temperature)
     if judged.any():
         judged_on = "gold"
         scores = {name: evaluate(P[judged], truth[judged], levels) for name, P in calibrated.items()}
     else:
         judged_on = "heldout"
-        scores = {c.name: evaluate(c.out_of_fold, rows.raw_labels, levels) for c in candidates}
+        scores = {c.name: evaluate(c.out_of_fold[raw], rows.raw_labels[raw], levels) for c in candidates}
     if judged.any() and (rows.labels != rows.raw_labels).any() and winner != "timm":
-        before = Rows(rows.vectors, rows.raw_labels, rows.raw_labels, rows.folds)
-        [uncleaned], _ = train_candidates([winner], before, n_leaves, seed)
+        [uncleaned], _ = train_candidates([winner], rows.settled(), n_leaves, seed)
         P = apply_temperature(on_gold(uncleaned), temperature)
         scores["raw labels"] = evaluate(P[judged], truth[judged], levels)
         candidates = [
@@ -150,7 +151,8 @@ def retrain(
     oof_answers = decode_answers(out_of_fold, taxonomy, levels)
     never = np.array([label == taxonomy.other for label in oof_answers.labels], bool)
     path = fix_path(oof_answers.confidences, never, starts=starts)
-    held_truth = [taxonomy.leaves[leaf] for leaf in rows.raw_labels.tolist()]
+    held_answers = decode_answers(out_of_fold[raw], taxonomy, levels)
+    held_truth = [taxonomy.leaves[leaf] for leaf in rows.raw_labels[raw].tolist()]
     student = Student(
         taxonomy, best.model, winner, modality, encoder, temperature, {"path": path_as_dict(path)}
     )
@@ -161,7 +163,7 @@ def retrain(
         scores=scores,
         judged_on=judged_on,
         gold=_judge(gold, calibrated[winner], taxonomy, levels) if gold.height else None,
-        held_out=CalibrationSample("teacher", oof_answers, held_truth, cross_fitted=True),
+        held_out=CalibrationSample("teacher", held_answers, held_truth, cross_fitted=True),
         bottleneck=bottleneck(scores[winner]),
     )
 

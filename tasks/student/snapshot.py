@@ -16,16 +16,50 @@ from tasks.duplicates import near_duplicate_groups, near_duplicates_of
 from tasks.errors import TrainingError
 from tasks.records import Snapshot
 
-COLUMNS = ("key", "label", "source", "group")
+COLUMNS = ("key", "label", "source", "group", "weight", "candidates")
+DISPUTED = "disputed"
+UNSURE_WEIGHT = 0.5
+"""Of a row that one pass alone vouches for, beside rows on which independent passes agree: leaving such rows out
+keeps only easy items and costs accuracy (see notebooks/LOG.md)."""
 
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """`frame` has key, label, source, group (key of the first near-duplicate); and what was taken out."""
+    """The training view and what was taken out of it.
+
+    `frame` has key, label, source, group (key of the first near-duplicate), weight in (0, 1], and candidates:
+    for rows of source `disputed` what the passes said, whose first is the label; null elsewhere.
+    """
 
     frame: pl.DataFrame
     removed_gold: int
     removed_near_gold: int
+
+
+def weighted(labels: pl.DataFrame, disputed: pl.DataFrame) -> pl.DataFrame:
+    """Settled and disputed labels as one frame: key, label, source, weight, candidates.
+
+    Args:
+        labels: key, label, source of the effective labels.
+        disputed: key, candidates (labels by pass) of items whose passes differ and nobody decided.
+    """
+    agreed = (labels["source"] == "consensus").any()
+    unsure = pl.col("source").is_in(["single", "imported"]) if agreed else pl.lit(False)
+    settled = labels.select(
+        "key",
+        "label",
+        "source",
+        pl.when(unsure).then(UNSURE_WEIGHT).otherwise(1.0).alias("weight"),
+        pl.lit(None, pl.List(pl.String)).alias("candidates"),
+    )
+    doubtful = disputed.select(
+        "key",
+        pl.col("candidates").list.first().alias("label"),
+        pl.lit(DISPUTED).alias("source"),
+        pl.lit(UNSURE_WEIGHT).alias("weight"),
+        "candidates",
+    )
+    return pl.concat([settled, doubtful])
 
 
 def training_rows(
@@ -34,7 +68,7 @@ def training_rows(
     """Labelled items fit for training, in the order they arrived.
 
     Args:
-        labels: key, label, source; one row a key.
+        labels: as `weighted` gives them; one row a key.
         contents: key, text of all items, in order of arrival.
         gold: key, text of gold items.
         held_back: keys of audits still in their window.
@@ -66,8 +100,9 @@ def write_snapshot(rows: TrainingRows, gold_rows: int, taxonomy_version: str, ro
             "Label more (`flywheel label`), or import the labels you have (`flywheel import-labels`).",
         )
     digest = hashlib.blake2b(taxonomy_version.encode(), digest_size=12)
-    for key, label, source, group in frame.sort("key").iter_rows():
-        digest.update(b"%b\0%b\0%b\0%b\n" % (key, label.encode(), source.encode(), group))
+    for key, label, source, group, weight, candidates in frame.sort("key").iter_rows():
+        said = "|".join([label, source, str(weight), *(candidates or [])]).encode()
+        digest.update(b"%b\0%b\0%b\n" % (key, group, said))
     fingerprint = digest.hexdigest()
     path = root / "snapshots" / fingerprint / "rows.parquet"
     if not path.exists():

@@ -29,12 +29,19 @@ FOLD_SEED = 0
 @task(name="freeze snapshot", cache_policy=NO_CACHE)
 def take_snapshot(project: Project) -> Snapshot:
     """Afterwards the rows that training may use lie under the project's root, named by their content."""
-    from tasks.student.snapshot import training_rows, write_snapshot
+    from tasks.store.answers import candidates
+    from tasks.student.snapshot import training_rows, weighted, write_snapshot
 
     store = open_store(project.database_url, project.project)
     taxonomy = project.taxonomy
-    labels = effective_labels(store)
-    labels = labels.filter(pl.col("label").is_in(list(taxonomy.leaves)))
+    known = list(taxonomy.leaves)
+    settled = effective_labels(store)
+    disputed = candidates(store, settled).with_columns(
+        pl.col("candidates").list.eval(pl.element().filter(pl.element().is_in(known)))
+    )
+    labels = weighted(
+        settled.filter(pl.col("label").is_in(known)), disputed.filter(pl.col("candidates").list.len() > 0)
+    )
     gold = read_gold(project)
     held_back = audits(store, project.routing.audit_window_days).select("key")
     rows = training_rows(labels, read_contents(store), gold, held_back, project.task.modality)
@@ -50,6 +57,7 @@ def train_and_register(project: Project, cleaned: Cleaned, run_id: int) -> Retra
     from tasks.student.crossfit import fold_of
     from tasks.student.judged import with_roles
     from tasks.student.retrain import flat_metrics, retrain
+    from tasks.student.snapshot import DISPUTED
     from tasks.student.training import ImageTraining, Rows
 
     store, taxonomy, modality = (
@@ -68,7 +76,8 @@ def train_and_register(project: Project, cleaned: Cleaned, run_id: int) -> Retra
     training = Rows(
         vectors=vectors_of(encoder, project.root, contents, modality),
         labels=_indices(project, learned["label"]),
-        raw_labels=_indices(project, rows["label"]),
+        raw_labels=np.where(rows["source"] == DISPUTED, -1, _indices(project, rows["label"])),
+        weight=rows["weight"].to_numpy().astype(np.float32),
         folds=fold_of(rows["group"].to_list(), project.student.folds, FOLD_SEED),
         images=_images(contents) if needs_images else None,
     )
@@ -139,7 +148,9 @@ def train_and_register(project: Project, cleaned: Cleaned, run_id: int) -> Retra
     record = replace(record, run_id=mlflow_run, model_version=version, policy=policy)
     place = project.root / "retrains" / f"{version}.json"
     place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text(json.dumps(facts | {"record": record.as_dict()}), encoding="utf-8")
+    beside = place.with_suffix(".tmp")
+    beside.write_text(json.dumps(facts | {"record": record.as_dict()}), encoding="utf-8")
+    beside.rename(place)
     return record
 
 

@@ -20,16 +20,36 @@ from tasks.student.selection import choose, out_of_fold_losses
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Training rows: vectors float32 [n, d], labels to learn from and raw labels (leaf indices [n]), folds [n].
+    """Training rows.
 
-    `images` (encoded bytes) are only there when a candidate reads them.
+    Attributes:
+        vectors: float32 [n, d].
+        labels: leaf indices [n] to learn from.
+        raw_labels: leaf indices [n] to judge by; -1 where nobody settled on one.
+        folds: [n], by near-duplicate group.
+        weight: float32 [n], positive.
+        images: encoded bytes, only where a candidate reads them.
     """
 
     vectors: NDArray[np.float32]
     labels: NDArray[np.int64]
     raw_labels: NDArray[np.int64]
     folds: NDArray[np.int16]
+    weight: NDArray[np.float32]
     images: Sequence[bytes] | None = None
+
+    def settled(self) -> Rows:
+        """The rows with a raw label, to be learned from as they came."""
+        kept = self.raw_labels >= 0
+        images = (
+            None
+            if self.images is None
+            else [image for image, keep in zip(self.images, kept, strict=True) if keep]
+        )
+        raw = self.raw_labels[kept]
+        return Rows(
+            self.vectors[kept], raw, raw, self.folds[kept], np.ones(int(kept.sum()), np.float32), images
+        )
 
 
 @dataclass(frozen=True)
@@ -95,8 +115,8 @@ def _settings(model: Any) -> dict[str, float | int | str]:
 
 def _train_head(name: str, rows: Rows, n_leaves: int, seed: int) -> tuple[Any, NDArray[np.float32]]:
     head = make_head(name)
-    P = head.tune(rows.vectors, rows.labels, rows.folds, n_leaves=n_leaves, seed=seed)
-    return head.fit(rows.vectors, rows.labels, n_leaves=n_leaves, seed=seed), P
+    P = head.tune(rows.vectors, rows.labels, rows.folds, rows.weight, n_leaves=n_leaves, seed=seed)
+    return head.fit(rows.vectors, rows.labels, rows.weight, n_leaves=n_leaves, seed=seed), P
 
 
 def _train_images(

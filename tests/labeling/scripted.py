@@ -45,8 +45,9 @@ class Said:
         finish: str = "stop",
         model: str = "echoed-1",
         usage: Any = None,
+        never: bool = False,
     ) -> None:
-        self.status, self.headers = status, headers
+        self.status, self.headers, self.never = status, headers, never
         usage = usage or {
             "prompt_tokens": 1000,
             "completion_tokens": 20,
@@ -110,6 +111,8 @@ class ScriptedTeacher:
         text = content.split("\n")[1] if isinstance(content, str) else "image"
         asked = self._asked[text, body["seed"]] = self._asked.get((text, body["seed"]), 0) + 1
         said = self._script(text, body["seed"], asked)
+        if said.never:
+            await self._stop.wait()
         kind = "text/html" if said.body.startswith("<") else "application/json"
         return web.Response(text=said.body, status=said.status, headers=said.headers, content_type=kind)
 

@@ -27,9 +27,12 @@ ROWS = [
 
 
 def _write(frame: pl.DataFrame, file: Path) -> Path:
-    {".parquet": frame.write_parquet, ".csv": frame.write_csv, ".jsonl": frame.write_ndjson}[file.suffix](
-        file
-    )
+    if file.suffix == ".parquet":
+        frame.write_parquet(file)
+    elif file.suffix == ".csv":
+        frame.write_csv(file)
+    else:
+        frame.write_ndjson(file)
     return file
 
 

@@ -9,16 +9,9 @@ import numpy as np
 
 from tasks.monitoring.audited import Audited, AuditedTier, share_of
 from tasks.monitoring.cost import CostLine, Spending
-from tasks.monitoring.facts import (
-    PassAgreement,
-    PolicyLine,
-    ReportFacts,
-    TrainedVersion,
-    Turn,
-    VersionLine,
-    trained_version,
-)
+from tasks.monitoring.facts import PassAgreement, ReportFacts, Turn
 from tasks.monitoring.inventory import Inventory, RunLine
+from tasks.monitoring.versions import PolicyLine, TrainedVersion, VersionLine, trained_version
 from tasks.records import Policy
 from tasks.student.calibration import reliability
 from tasks.student.certifying import CalibrationSample, issue_policy
@@ -42,7 +35,9 @@ LEAVES = tuple(
 )
 
 
-def retrain_file(leaves: tuple[str, ...] = LEAVES, judged_on: str = "gold", items: int = 800) -> dict[str, Any]:
+def retrain_file(
+    leaves: tuple[str, ...] = LEAVES, judged_on: str = "gold", items: int = 800
+) -> dict[str, Any]:
     """What `tasks.student.steps` writes into `retrains/<version>.json`."""
     rng = np.random.default_rng(3)
     true = rng.integers(0, len(leaves), items)
