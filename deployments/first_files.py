@@ -6,6 +6,7 @@ Guesses columns and says what it guessed; nothing is written here but text.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -177,11 +178,8 @@ def project_text(name: str, values: Mapping[str, tuple[str, Any]]) -> str:
             key, value = wanted.pop(place)
             written = f"{found['indent']}{key}: {scalar(value)}"
             note = (found["note"] or "").strip()
-            line = (
-                f"{written:<{found.start('note') + len(found['note']) - len(note)}} {note}"
-                if note
-                else written
-            )
+            column = len(line) - len(note) - 1 if note else 0  # the notes below each other, as they were
+            line = f"{written:<{column}} {note}"
         lines.append(line.rstrip())
     assert not wanted, f"the template has no line for {', '.join(wanted)}"
     return "\n".join(lines) + "\n"
@@ -222,7 +220,7 @@ def _refuse_odd_names(path: tuple[str, ...], file: Path, row: int) -> None:
 
 
 def _folded(path: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(name.casefold() for name in path)
+    return tuple(unicodedata.normalize("NFC", name.casefold()) for name in path)
 
 
 def _spelling(counts: Counter[tuple[str, ...]]) -> dict[tuple[str, ...], str]:

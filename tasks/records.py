@@ -108,7 +108,10 @@ class Snapshot(Record):
 
 @dataclass(frozen=True)
 class Cleaned(Record):
-    """What cleaning did, by level: `{name: {labels, overwritten, share}}`."""
+    """What cleaning did, by level: `{name: {labels, overwritten, share}}`.
+
+    `strength` is the regularisation it found, where a retrain on the same rows starts to look.
+    """
 
     levels: Mapping[str, Mapping[str, float]]
     path: str
@@ -116,6 +119,7 @@ class Cleaned(Record):
     noise_estimate: float
     margin: float
     suspects: int
+    strength: float | None = None
     confused_pairs: list[tuple[str, str, int]] = field(default_factory=list)
 
 

@@ -128,6 +128,9 @@ def _coverage(found: OperatingPoints) -> str:
         "agreement with the teacher" if sample["against"] == "teacher" else f"against {sample['against']}"
     )
     fitted = ", cross-fitted" if sample["cross_fitted"] else ""
+    policy = found.policy
+    if policy and (policy.calibration_items, policy.against) != (sample["items"], sample["against"]):
+        fitted += "; the policy in force rests on a newer sample"
     return (
         f"certified coverage by target error, {promise}, on the {sample['items']:,} items of its retrain{fitted}\n"
         + _table(("target", "coverage", "wrong", ""), rows)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from deployments.stack.parts import POOL
 from deployments.stack.processes import answers_ok
 from deployments.stack.projects import find_projects
+from tasks.errors import ConfigError
 from tasks.project import Project, flywheel_home
 
 if TYPE_CHECKING:
@@ -64,11 +65,8 @@ def register_all(conf: Path, client: SyncPrefectClient, home: Path) -> Registere
     for project in found.projects:
         try:
             schedule = cron_of(project)
-        except ValueError as error:
-            problem = str(error).strip().splitlines()[-1].strip()
-            done.broken.append(
-                f"{project.file}: schedule: {problem}. A cron line and a time zone's name stand there."
-            )
+        except ConfigError as error:
+            done.broken.append(str(error))
             continue
         for job in JOBS:
             register(client, job, project, schedule, home, held.get(f"{job}/{project.project}"))
@@ -138,13 +136,20 @@ def cron_of(project: Project) -> CronSchedule | None:
     """The project's schedule, or None if it has none.
 
     Raises:
-        ValueError: no cron line, or no such time zone.
+        ConfigError: no cron line, or no such time zone.
     """
     from prefect.client.schemas.schedules import CronSchedule
+    from pydantic import ValidationError
 
     if project.schedule.nightly is None:
         return None
-    return CronSchedule(cron=project.schedule.nightly, timezone=project.schedule.timezone)
+    try:
+        return CronSchedule(cron=project.schedule.nightly, timezone=project.schedule.timezone)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        place = "schedule.timezone" if "timezone" in detail["loc"] else "schedule.nightly"
+        problem = detail["msg"].removeprefix("Value error, ")
+        raise ConfigError(project.file, problem, 'A cron line ("0 2 * * *") or null; UTC.', place) from None
 
 
 def make_pool(client: SyncPrefectClient) -> None:

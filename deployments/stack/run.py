@@ -5,11 +5,8 @@ Knows nothing of how a part is called (parts.py) or kept running (processes.py).
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +18,7 @@ from typing import Any
 from deployments.stack.parts import Addresses, claim, environment_of, mlflow_server, prefect_server, worker
 from deployments.stack.processes import StackError, Supervised, stop
 from deployments.stack.projects import fingerprint
+from deployments.stack.registration import registering
 from deployments.stack.state import end_leftovers, forget_state, only_one, read_state, write_state
 from deployments.stack.zombies import sweep, worker_is_online
 from tasks.project import flywheel_home
@@ -55,7 +53,6 @@ class Stack:
             ConfigError: a port is in use.
             StackError: a part did not come up.
         """
-        say = _unbreakable(say)
         home = flywheel_home()
         with only_one(home) as alone:
             if not alone:
@@ -63,157 +60,15 @@ class Stack:
             if left := end_leftovers():
                 say(f"ended what a killed `flywheel up` left running: {', '.join(left)}")
             addresses = claim(self.host, self.prefect_port, self.mlflow_port)
-            body = {
-                "prefect_api": addresses.prefect_api,
-                "prefect_ui": addresses.prefect_ui,
-                "mlflow": addresses.mlflow,
-            }
-            environment = environment_of(addresses, home)
-            servers = [
-                Supervised(prefect_server(addresses, environment, home)),
-                Supervised(mlflow_server(addresses, environment, home)),
-            ]
-            jobs = Supervised(worker(environment, home, JOBS_AT_ONCE))
-            parts = [*servers, jobs]
+            running = _Running(self, addresses, home, _unbreakable(say))
             with self._signals():
                 try:
-                    self._start(servers, jobs, addresses, body, say)
-                    self._keep_up(parts, jobs, addresses, body, say)
+                    running.start()
+                    running.keep_up()
                 finally:
-                    self._stop(servers, jobs, addresses, say)
+                    running.stop()
                     forget_state()
-        return {"state": "stopped", **body}
-
-    def _start(
-        self,
-        servers: list[Supervised],
-        jobs: Supervised,
-        addresses: Addresses,
-        body: dict[str, Any],
-        say: Say,
-    ) -> None:
-        began = time.monotonic()
-        logs = jobs.part.log.parent
-        say(f"starting; logs are in {logs}")
-        for server in servers:
-            server.start()
-        write_state(body | {"ready": False}, servers)
-        with self._registration(jobs) as registration:
-            for server in servers:
-                self._wait(server, server.answers, began)
-            if self.ending.is_set():
-                return
-            say(f"Prefect   {addresses.prefect_ui}   jobs to start by hand, schedules, runs")
-            say(f"MLflow    {addresses.mlflow}   experiments and models")
-            if not addresses.is_loopback:
-                say(
-                    f"          listening on {self.host}: whoever reaches this machine can start jobs and read models"
-                )
-            _swept(addresses.prefect_api, "flywheel up had ended before this run did", say)
-            self._finish(registration, logs / "register.log", say)
-        if self.ending.is_set():
-            return
-        jobs.start()
-        write_state(body | {"ready": False}, [*servers, jobs])
-        self._wait(jobs, lambda: worker_is_online(addresses.prefect_api), began)
-        if not self.ending.is_set():
-            write_state(body | {"ready": True}, [*servers, jobs])
-            say(f"worker    up to {JOBS_AT_ONCE} jobs at a time")
-            say(f"ready after {time.monotonic() - began:.0f} s; Ctrl-C stops all of it")
-
-    def _wait(self, part: Supervised, ready: Callable[[], bool], began: float) -> None:
-        while not self.ending.wait(0.2):
-            with suppress(OSError):
-                if ready():
-                    return
-            if part.exit_code() is not None:
-                raise StackError(
-                    part.part.name, f"ended while starting (exit code {part.exit_code()})", part.part.log
-                )
-            if time.monotonic() - began > START_SECONDS:
-                raise StackError(part.part.name, f"is not up after {START_SECONDS:.0f} s", part.part.log)
-
-    def _keep_up(
-        self, parts: list[Supervised], jobs: Supervised, addresses: Addresses, body: dict[str, Any], say: Say
-    ) -> None:
-        known, looked = fingerprint(self.conf), time.monotonic()
-        while not self.ending.wait(LOOK_SECONDS):
-            for part in parts:
-                if happened := part.revive():
-                    say(happened)
-                    write_state(body | {"ready": True}, parts)
-                    if part is jobs:
-                        _swept(addresses.prefect_api, "the worker ended while this run was on", say)
-            if time.monotonic() - looked < CONF_SECONDS:
-                continue
-            looked = time.monotonic()
-            for part in parts:
-                part.trim_log()
-            if (now := fingerprint(self.conf)) != known:
-                known = now
-                with self._registration(jobs) as registration:
-                    self._finish(registration, jobs.part.log.parent / "register.log", say, fatal=False)
-
-    def _stop(self, servers: list[Supervised], jobs: Supervised, addresses: Addresses, say: Say) -> None:
-        self.ending.set()
-        say("stopping")
-        stop([jobs], JOBS_GRACE_SECONDS, self.hurry)
-        if servers[0].exit_code() is None and servers[0].answers():
-            _swept(addresses.prefect_api, "flywheel up was stopped while this run was on", say)
-        stop(servers, SERVERS_GRACE_SECONDS, self.hurry)
-
-    @contextmanager
-    def _registration(self, jobs: Supervised) -> Iterator[subprocess.Popen[str]]:
-        """The program that registers the deployments, running; ended at the latest with the block."""
-        api = jobs.part.environment["PREFECT_API_URL"]
-        jobs.part.log.parent.mkdir(parents=True, exist_ok=True)
-        with (jobs.part.log.parent / "register.log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "deployments.stack.register", str(self.conf), api],
-                env=dict(jobs.part.environment),
-                cwd=jobs.part.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                start_new_session=True,
-            )
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.communicate()
-
-    def _finish(self, registration: subprocess.Popen[str], log: Path, say: Say, fatal: bool = True) -> None:
-        """Wait for the registration and say what it did.
-
-        Raises:
-            StackError: it failed, and `fatal`.
-        """
-        deadline = time.monotonic() + START_SECONDS
-        while not self.ending.is_set() and time.monotonic() < deadline:
-            try:
-                printed, _ = registration.communicate(timeout=LOOK_SECONDS)
-            except subprocess.TimeoutExpired:
-                continue
-            try:
-                done = json.loads(printed.strip().splitlines()[-1])
-            except (ValueError, IndexError):
-                break
-            say(
-                f"projects  {', '.join(done['projects']) or f'none in {self.conf}: `flywheel init` writes one'}"
-            )
-            for sentence in done["broken"]:
-                say(f"skipped   {sentence}")
-            if done["removed"]:
-                say(f"removed   {', '.join(done['removed'])}: the project file is gone")
-            return
-        if self.ending.is_set():
-            return
-        error = StackError("deployments", "could not be registered", log)
-        if fatal:
-            raise error
-        say(str(error))
+        return {"state": "stopped", **running.body}
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -228,6 +83,115 @@ class Stack:
                 signal.signal(sign, old)
 
 
+class _Running:
+    """The parts of one stack, from their start to their end."""
+
+    def __init__(self, stack: Stack, addresses: Addresses, home: Path, say: Say) -> None:
+        environment = environment_of(addresses, home)
+        self.stack, self.addresses, self.say = stack, addresses, say
+        self.prefect = Supervised(prefect_server(addresses, environment, home))
+        self.mlflow = Supervised(mlflow_server(addresses, environment, home))
+        self.worker = Supervised(worker(environment, home, JOBS_AT_ONCE))
+        self.parts = [self.prefect, self.mlflow, self.worker]
+        self.body = {
+            "prefect_api": addresses.prefect_api,
+            "prefect_ui": addresses.prefect_ui,
+            "mlflow": addresses.mlflow,
+        }
+        self.began = time.monotonic()
+
+    def start(self) -> None:
+        """Afterwards all parts are up and the deployments registered, or the end was asked for."""
+        say, ending, api = self.say, self.stack.ending, self.addresses.prefect_api
+        say(f"starting; logs are in {self.worker.part.log.parent}")
+        self.prefect.start()
+        self.mlflow.start()
+        self._write(ready=False)
+        with registering(self.stack.conf, self.worker.part) as registration:
+            self._wait(self.prefect, self.prefect.answers)
+            self._wait(self.mlflow, self.mlflow.answers)
+            if ending.is_set():
+                return
+            say(f"Prefect   {self.addresses.prefect_ui}   jobs to start by hand, schedules, runs")
+            say(f"MLflow    {self.addresses.mlflow}   experiments and models")
+            if not self.addresses.is_loopback:
+                say(
+                    "          not only this machine can call: whoever reaches it can start jobs and read models"
+                )
+            self._sweep("`flywheel up` ended before this run did")
+            for line in registration.lines(ending, START_SECONDS):
+                say(line)
+        if ending.is_set():
+            return
+        self.worker.start()
+        self._write(ready=False)
+        self._wait(self.worker, lambda: worker_is_online(api))
+        if not ending.is_set():
+            self._write(ready=True)
+            say(f"worker    up to {JOBS_AT_ONCE} jobs at a time")
+            say(f"ready after {time.monotonic() - self.began:.0f} s; Ctrl-C stops all of it")
+
+    def keep_up(self) -> None:
+        """Until the end is asked for: what falls is started again, a changed project file is registered."""
+        known, looked = fingerprint(self.stack.conf), time.monotonic()
+        while not self.stack.ending.wait(LOOK_SECONDS):
+            for part in self.parts:
+                if happened := part.revive():
+                    self.say(happened)
+                    self._write(ready=True)
+                    if part is self.worker:
+                        self._sweep("the worker ended while this run was on")
+            if time.monotonic() - looked < CONF_SECONDS:
+                continue
+            looked = time.monotonic()
+            for part in self.parts:
+                part.trim_log()
+            if (now := fingerprint(self.stack.conf)) != known:
+                known = now
+                self._register_again()
+
+    def stop(self) -> None:
+        """Afterwards nothing runs any more: jobs first, while the server can still be told how they ended."""
+        self.stack.ending.set()
+        self.say("stopping")
+        stop([self.worker], JOBS_GRACE_SECONDS, self.stack.hurry)
+        if self.prefect.process is not None and self.prefect.answers():
+            self._sweep("`flywheel up` was stopped while this run was on")
+        stop([self.prefect, self.mlflow], SERVERS_GRACE_SECONDS, self.stack.hurry)
+
+    def _wait(self, part: Supervised, ready: Callable[[], bool]) -> None:
+        name, log = part.part.name, part.part.log
+        while not self.stack.ending.wait(0.2):
+            with suppress(OSError):
+                if ready():
+                    return
+            if part.exit_code() is not None:
+                raise StackError(name, f"ended while starting (exit code {part.exit_code()})", log)
+            if time.monotonic() - self.began > START_SECONDS:
+                raise StackError(name, f"is not up after {START_SECONDS:.0f} s", log)
+
+    def _register_again(self) -> None:
+        with registering(self.stack.conf, self.worker.part) as registration:
+            try:
+                lines = registration.lines(self.stack.ending, START_SECONDS)
+            except StackError as error:
+                lines = [str(error)]
+        for line in lines:
+            self.say(line)
+
+    def _sweep(self, reason: str) -> None:
+        try:
+            names = sweep(self.addresses.prefect_api, reason)
+        except OSError as error:
+            self.say(f"runs without a process could not be looked up ({error})")
+            return
+        if names:
+            self.say(f"crashed   {', '.join(names)}: {reason}")
+
+    def _write(self, ready: bool) -> None:
+        write_state(self.body | {"ready": ready}, self.parts)
+
+
 def _already_running(say: Say) -> dict[str, Any]:
     state = read_state()
     say("flywheel up is running already" if state.get("ready") else "flywheel up is just starting elsewhere")
@@ -237,16 +201,6 @@ def _already_running(say: Say) -> dict[str, Any]:
     shown = ("prefect_api", "prefect_ui", "mlflow", "pid", "ready")
     body: dict[str, Any] = {key: state[key] for key in shown if key in state}
     return body | {"state": "already running"}
-
-
-def _swept(api: str, reason: str, say: Say) -> None:
-    try:
-        names = sweep(api, reason)
-    except OSError as error:
-        say(f"runs without a process could not be looked up ({error})")
-        return
-    if names:
-        say(f"crashed   {', '.join(names)}: {reason}")
 
 
 def _unbreakable(say: Say) -> Say:

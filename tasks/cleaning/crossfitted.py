@@ -25,7 +25,7 @@ def clean_rows(
     levels: Levels,
     cap: float,
     seed: int = 0,
-) -> Cleaning:
+) -> tuple[Cleaning, float]:
     """Judge each label by a linear head and by neighbours that never saw it.
 
     Where passes differ the student casts the third vote, between what they said. Labels that only one source
@@ -42,19 +42,24 @@ def clean_rows(
         cap: no label loses more than this share.
         seed: of training.
 
+    Returns:
+        The proposal, and the regularisation strength that the judging head found.
+
     Raises:
         TrainingError: the rows cannot be cross-fitted.
     """
-    P = LinearHead().tune(vectors, labels, folds, weight, n_leaves=levels.n_leaves, seed=seed)
+    head = LinearHead()
+    P = head.tune(vectors, labels, folds, weight, n_leaves=levels.n_leaves, seed=seed)
     V = cross_fitted_votes(vectors, labels, folds, levels.n_leaves, weight=weight)
     disputed = (candidates >= 0).any(axis=1)
     cleaning = clean(labels, P, V, levels, locked | disputed, max_loss=cap)
     settled = np.where(disputed, settle(candidates, P, V), cleaning.labels)
     overwritten = settled != labels
-    return replace(
+    merged = replace(
         cleaning,
         labels=settled,
         overwritten=overwritten,
         by_level=changes_by_level(labels, settled, levels),
         confused_pairs=confused_pairs(labels[overwritten], settled[overwritten]),
     )
+    return merged, float(head.strength or 1.0)

@@ -45,7 +45,7 @@ def clean_snapshot(project: Project, snapshot: Snapshot) -> Cleaned:
     else:
         store = open_store(project.database_url, project.project)
         contents = rows.select("key").join(read_contents(store), on="key", how="left", maintain_order="left")
-        result = clean_rows(
+        result, strength = clean_rows(
             vectors=vectors_of(settings, project.root, contents, project.task.modality),
             labels=labels,
             weight=rows["weight"].to_numpy().astype(np.float32),
@@ -63,6 +63,7 @@ def clean_snapshot(project: Project, snapshot: Snapshot) -> Cleaned:
             noise_estimate=round(result.noise_estimate, 4),
             margin=min(result.margin, 1.0),
             suspects=len(result.suspects),
+            strength=strength,
             confused_pairs=[
                 (taxonomy.leaves[given], taxonomy.leaves[new], count)
                 for given, new, count in result.confused_pairs

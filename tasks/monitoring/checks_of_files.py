@@ -56,7 +56,7 @@ def items(found: Found) -> Check:
     found.keys = pairs.select("key").unique()
     known = known_keys(found.store) if found.store is not None else found.keys.clear()
     parts = [
-        f"{rows:,} rows in {files:,} files",
+        f"{rows:,} rows in {_files(files)}",
         f"{found.keys.height:,} items",
         f"{found.keys.join(known, on='key', how='anti').height:,} of them new",
     ]
@@ -103,7 +103,7 @@ def traffic(found: Found) -> Check:
         table = read_table(file)
         rows, kept = rows + table.height, kept + read_items(project, table, file).frame.height
     left_out = f"; {rows - kept:,} rows would be left out" if kept < rows else ""
-    return Check(name, True, f"{rows:,} requests in {len(files):,} files{left_out}")
+    return Check(name, True, f"{rows:,} requests in {_files(len(files))}{left_out}")
 
 
 def gold(found: Found) -> Check:
@@ -166,3 +166,7 @@ def labels(found: Found) -> Check:
 def _counted(counts: Counter[str]) -> str:
     shown = ", ".join(f"{reason or 'empty'} {count:,}" for reason, count in counts.most_common(SHOWN))
     return shown + (f" and {len(counts) - SHOWN:,} more" if len(counts) > SHOWN else "")
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count:,} files"

@@ -61,7 +61,7 @@ def operating_points(
         project: its settings.
         store: its open database.
         version: in the registry.
-        targets: error rates to certify for.
+        targets: error rates to certify for, beside the policy's own.
 
     Raises:
         ConfigError: the version asked for left nothing behind.
@@ -80,6 +80,7 @@ def operating_points(
     facts = facts or {}
     policy = policy_in_force(store, chosen)
     confidence = policy.confidence if policy else project.routing.confidence
+    wanted = [policy.target_error] if policy else []
     role = {challenger: "challenger", champion: "champion"}.get(chosen, "")
     return OperatingPoints(
         version=chosen,
@@ -88,7 +89,7 @@ def operating_points(
         judged_on=facts.get("judged_on", ""),
         escalation=_rows(facts.get("escalation") or {}),
         sample=_sample(facts),
-        coverage=coverage_by_target(facts, targets, confidence),
+        coverage=coverage_by_target(facts, sorted({*targets, *wanted}), confidence),
     )
 
 

@@ -5,11 +5,15 @@ The plain head every other one has to beat; a prediction is one small matrix pro
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from tasks.student.calibration import apply_temperature, fit_temperature, log_loss
 from tasks.student.crossfit import UNLABELLED, splits
@@ -25,7 +29,10 @@ from tasks.student.heads import (
 )
 
 STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-"""The grid of C, the inverse regularisation, in scikit-learn's meaning; searched upwards until the loss rises."""
+"""The grid of C, the inverse regularisation, in scikit-learn's meaning; walked from a start while the loss falls."""
+
+USUAL_STRENGTH = 3.0
+"""Where the walk starts when nothing better is known."""
 
 SEARCH_ALL_BELOW = 3000
 TOLERANCE = 1e-4
@@ -37,12 +44,13 @@ class LinearHead:
 
     Args:
         strength: C; None lets `tune` (or the first `fit`) choose it from `STRENGTHS`.
+        near: where the choice starts to look, such as what was chosen for nearly the same rows.
     """
 
     kind: ClassVar[str] = "linear"
 
-    def __init__(self, strength: float | None = None):
-        self.strength = strength
+    def __init__(self, strength: float | None = None, near: float | None = None):
+        self.strength, self.near = strength, near
         self.temperature = 1.0
         self.weights = np.zeros((0, 0), np.float32)  # [d + 1, seen]; the last row is the bias
         self.seen = np.zeros(0, np.int64)
@@ -58,7 +66,7 @@ class LinearHead:
         n_leaves: int,
         seed: int,
     ) -> NDArray[np.float32]:
-        """See `Head.tune`. The grid is walked from strong to weak regularisation, each fit starting at the last.
+        """See `Head.tune`. The grid is walked up from the start while the loss falls, else down.
 
         A strength is judged at its own best temperature: otherwise weak regularisation wins for being confident
         rather than for being right. From `SEARCH_ALL_BELOW` rows up two of the folds are enough to choose.
@@ -67,16 +75,15 @@ class LinearHead:
         parts = splits(y, folds)
         starts: dict[int, NDArray[np.float32]] = {}
         searched = parts if len(y) < SEARCH_ALL_BELOW else parts[:2]
-        best: tuple[float, float] | None = None
-        for strength in STRENGTHS if self.strength is None else ():
-            judged = self._judge(X, y, weight, n_leaves, strength, searched, starts)
-            rows = np.concatenate([held_out[y[held_out] != UNLABELLED] for _, held_out in searched])
-            loss = _loss_at_best_temperature(judged[rows], y[rows], None if weight is None else weight[rows])
-            if best is not None and loss >= best[0]:
-                break
-            best = loss, strength
-        self.strength = self.strength if best is None else best[1]
-        P = self._judge(X, y, weight, n_leaves, self.strength or 1.0, parts, starts)
+        rows = np.concatenate([held_out[y[held_out] != UNLABELLED] for _, held_out in searched])
+
+        def loss_at(place: int) -> float:
+            judged = self._judge(X, y, weight, n_leaves, STRENGTHS[place], searched, starts)
+            return _loss_at_best_temperature(judged[rows], y[rows], None if weight is None else weight[rows])
+
+        if self.strength is None:
+            self.strength = STRENGTHS[_walk(loss_at, _place_of(self.near or USUAL_STRENGTH))]
+        P = self._judge(X, y, weight, n_leaves, self.strength, parts, starts)
         labelled = y != UNLABELLED
         self.temperature = fit_temperature(
             P[labelled], y[labelled], None if weight is None else weight[labelled]
@@ -93,12 +100,19 @@ class LinearHead:
         parts: list[tuple[NDArray[np.intp], NDArray[np.intp]]],
         starts: dict[int, NDArray[np.float32]],
     ) -> NDArray[np.float32]:
-        P = np.zeros((len(y), n_leaves), np.float32)
-        for fold, (train, held_out) in enumerate(parts):
+        def one_fold(fold: int) -> tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.float32]]:
+            train, held_out = parts[fold]
             seen, dense = seen_leaves(y[train])
             w = None if weight is None else weight[train]
-            starts[fold] = _minimise(X[train], dense, w, len(seen), strength, starts.get(fold))
-            P[held_out] = spread(_probabilities(X[held_out], starts[fold]), seen, n_leaves)
+            weights = _minimise(X[train], dense, w, len(seen), strength, starts.get(fold))
+            return held_out, spread(_probabilities(X[held_out], weights), seen, n_leaves), weights
+
+        P = np.zeros((len(y), n_leaves), np.float32)
+        # Folds side by side with one BLAS thread each: two threads in one small product mostly wait for each
+        # other, and on a busy machine they cost several times what they save.
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(len(parts), os.cpu_count() or 1)) as pool:
+            for fold, (held_out, judged, weights) in enumerate(pool.map(one_fold, range(len(parts)))):
+                P[held_out], starts[fold] = judged, weights
         return P
 
     def fit(
@@ -119,7 +133,8 @@ class LinearHead:
                 self.strength = 1.0
         self.seen, dense = seen_leaves(y)
         self.n_leaves = n_leaves
-        self.weights = _minimise(X, dense, weight, len(self.seen), self.strength or 1.0, None)
+        with threadpool_limits(1, "blas"):
+            self.weights = _minimise(X, dense, weight, len(self.seen), self.strength or 1.0, None)
         return self
 
     def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -147,6 +162,26 @@ class LinearHead:
         head.temperature = settings["temperature"]
         head.n_leaves, head.weights, head.seen = settings["n_leaves"], arrays["weights"], arrays["seen"]
         return head
+
+
+def _place_of(strength: float) -> int:
+    return int(np.argmin([abs(np.log(strength / known)) for known in STRENGTHS]))
+
+
+def _walk(loss_at: Callable[[int], float], start: int) -> int:
+    """The place on the grid with the least loss, found by walking from `start` while the loss falls.
+
+    In C the out-of-fold loss falls and then rises, so the first rise ends the walk; downwards is only tried
+    where the first step up did not help.
+    """
+    best, least = start, loss_at(start)
+    for step in (1, -1):
+        place = start + step
+        while 0 <= place < len(STRENGTHS) and (loss := loss_at(place)) < least:
+            best, least, place = place, loss, place + step
+        if best != start:
+            break
+    return best
 
 
 def _loss_at_best_temperature(

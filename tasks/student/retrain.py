@@ -89,6 +89,7 @@ def retrain(
     seed: int = 0,
     starts: int = 4,
     images: ImageTraining | None = None,
+    near: float | None = None,
 ) -> Trained:
     """Train, choose, calibrate, evaluate.
 
@@ -107,12 +108,13 @@ def retrain(
         seed: of all training.
         starts: of fixed-sequence testing.
         images: settings of the image candidate.
+        near: where a linear head starts to look for its regularisation.
 
     Raises:
         TrainingError: the rows cannot be learned from.
     """
     levels, n_leaves = levels_of(taxonomy), len(taxonomy.leaves)
-    candidates, winner = train_candidates(names, rows, n_leaves, seed, images)
+    candidates, winner = train_candidates(names, rows, n_leaves, seed, images, near)
     best = next(candidate for candidate in candidates if candidate.name == winner)
     truth = np.array([taxonomy.leaf_index[label] for label in gold["label"].to_list()], np.int64)
     roles = gold["role"].to_numpy() if gold.height else np.zeros(0, str)
@@ -138,7 +140,7 @@ def retrain(
         judged_on = "heldout"
         scores = {c.name: evaluate(c.out_of_fold[raw], rows.raw_labels[raw], levels) for c in candidates}
     if judged.any() and (rows.labels != rows.raw_labels).any() and winner != "timm":
-        [uncleaned], _ = train_candidates([winner], rows.settled(), n_leaves, seed)
+        [uncleaned], _ = train_candidates([winner], rows.settled(), n_leaves, seed, near=near)
         P = apply_temperature(on_gold(uncleaned), temperature)
         scores["raw labels"] = evaluate(P[judged], truth[judged], levels)
         candidates = [

@@ -90,6 +90,7 @@ def train_and_register(project: Project, cleaned: Cleaned, run_id: int) -> Retra
         gold,
         (vectors_of(encoder, project.root, gold, modality), _images(gold) if needs_images else None),
         starts=project.routing.starts,
+        near=cleaned.strength,
         images=ImageTraining(
             project.student.timm_model,
             project.student.pretrained,

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from tasks.errors import TrainingError
 from tasks.student.crossfit import cross_fitted_probabilities
-from tasks.student.heads import make_head
+from tasks.student.ensemble import EnsembleHead
+from tasks.student.heads import Head, make_head
+from tasks.student.linear import LinearHead
 from tasks.student.selection import choose, out_of_fold_losses
 
 
@@ -82,9 +84,16 @@ class Candidate:
 
 
 def train_candidates(
-    names: Sequence[str], rows: Rows, n_leaves: int, seed: int, images: ImageTraining | None = None
+    names: Sequence[str],
+    rows: Rows,
+    n_leaves: int,
+    seed: int,
+    images: ImageTraining | None = None,
+    near: float | None = None,
 ) -> tuple[list[Candidate], str]:
     """Tune and fit each candidate; the winner's name has the least out-of-fold log-loss.
+
+    `near` is where a linear head starts to look for its regularisation.
 
     Learning uses `rows.labels` (cleaned ones where cleaning ran); judging uses the raw labels, because nothing
     may be evaluated on what was cleaned.
@@ -94,11 +103,11 @@ def train_candidates(
     """
     fitted: dict[str, tuple[Any, NDArray[np.float32]]] = {}
     for name in names:
-        fitted[name] = (
-            _train_images(rows, n_leaves, seed, images)
-            if name == "timm"
-            else _train_head(name, rows, n_leaves, seed)
-        )
+        if name == "timm":
+            fitted[name] = _train_images(rows, n_leaves, seed, images)
+            continue
+        tuned = fitted["linear"][0].strength if "linear" in fitted else None
+        fitted[name] = _train_head(_untrained(name, near, tuned), rows, n_leaves, seed)
     out_of_fold = {name: P for name, (_, P) in fitted.items()}
     losses = out_of_fold_losses(out_of_fold, rows.raw_labels)
     candidates = [
@@ -113,8 +122,18 @@ def _settings(model: Any) -> dict[str, float | int | str]:
     )
 
 
-def _train_head(name: str, rows: Rows, n_leaves: int, seed: int) -> tuple[Any, NDArray[np.float32]]:
-    head = make_head(name)
+def _untrained(name: str, near: float | None, tuned: float | None) -> Head:
+    """A head that looks for its regularisation near what is known; the ensemble takes the linear head's as it is."""
+    if name == "linear":
+        return LinearHead(near=near)
+    if name == "ensemble":
+        ensemble = EnsembleHead(tuned)
+        ensemble.linear.near = near
+        return ensemble
+    return make_head(name)
+
+
+def _train_head(head: Head, rows: Rows, n_leaves: int, seed: int) -> tuple[Any, NDArray[np.float32]]:
     P = head.tune(rows.vectors, rows.labels, rows.folds, rows.weight, n_leaves=n_leaves, seed=seed)
     return head.fit(rows.vectors, rows.labels, rows.weight, n_leaves=n_leaves, seed=seed), P
 
