@@ -8,6 +8,7 @@
     ├── StoreError           the database cannot be opened, or is of another age     exit 1
     ├── BusyError            another run holds the project's lease                   exit 1
     ├── TrainingError        there is nothing to train or to serve from              exit 1
+    ├── StackError           a part of `flywheel up` did not come up (deployments)   exit 1
     └── TeacherError         one request to the teacher failed
         ├── TransientTeacherError   worth another try (429, 5xx, a time-out)
         ├── RefusedTeacherError     will fail the same way again (a bad answer, too long an item)

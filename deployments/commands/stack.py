@@ -76,4 +76,5 @@ def up_command(prefect_port: int, mlflow_port: int, host: str, conf: Path) -> Ou
     from deployments.stack.run import Stack
 
     stack = Stack(conf.absolute(), host, prefect_port, mlflow_port)
-    return Outcome(stack.run(lambda line: click.echo(line, err=True)), "stopped")
+    body = stack.run(lambda line: click.echo(line, err=True))
+    return Outcome(body, "stopped" if body["state"] == "stopped" else "")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.cleaning.disagreements import settle
-from tasks.cleaning.relabel import Cleaning, changes_by_level, clean
+from tasks.cleaning.relabel import Cleaning, changes_by_level, clean, estimate_noise
 from tasks.student.evaluation import confused_pairs
 from tasks.student.levels import Levels
 from tasks.student.linear import LinearHead
@@ -55,8 +55,10 @@ def clean_rows(
     cleaning = clean(labels, P, V, levels, locked | disputed, max_loss=cap)
     settled = np.where(disputed, settle(candidates, P, V), cleaning.labels)
     overwritten = settled != labels
+    settled_rows = ~disputed
     merged = replace(
         cleaning,
+        noise_estimate=estimate_noise(P[settled_rows], labels[settled_rows]) if settled_rows.any() else 0.0,
         labels=settled,
         overwritten=overwritten,
         by_level=changes_by_level(labels, settled, levels),

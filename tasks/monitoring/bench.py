@@ -174,7 +174,7 @@ def peak_memory_bytes() -> int:
 
 def threads_used() -> int:
     """The most threads that a numerical library loaded here would use."""
-    from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_info
 
     pools = [int(pool["num_threads"]) for pool in threadpool_info()]
     torch = sys.modules.get("torch")

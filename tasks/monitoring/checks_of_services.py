@@ -19,7 +19,7 @@ from urllib.parse import urlparse
 import numpy as np
 from sqlalchemy import insert
 
-from tasks.embedding.encoders import load_encoder
+from tasks.embedding.encoders import SentenceEncoder, load_encoder
 from tasks.embedding.vectors import encoder_settings
 from tasks.errors import (
     ConfigError,
@@ -62,6 +62,10 @@ def encoder(found: Found) -> Check:
     contents = content_of(found.first_item(), project.task.modality)
     started = time.monotonic()
     loaded = load_encoder(encoder_settings(project.encoder))
+    if project.task.modality == "image" and isinstance(loaded, SentenceEncoder):
+        # It would take the bytes for a text and give vectors that mean nothing.
+        detail = f"{project.encoder.model} reads texts, and the items are images"
+        return Check("encoder", False, detail, "Use pixels:SIZE, for instance pixels:32.")
     ready = time.monotonic()
     vectors = loaded.encode(contents)
     seconds = time.monotonic() - ready

@@ -223,7 +223,13 @@ def advice(facts: ReportFacts) -> list[str]:
             "The teacher was not asked about gold: `flywheel label --gold` tells how good it is itself."
         )
     if facts.challenger is not None and facts.challenger != facts.champion:
-        said.append(f"Version {facts.challenger} waits as challenger: `flywheel promote`.")
+        gate = next((line.gate for line in facts.versions if line.version == facts.challenger), "")
+        if gate.startswith("refused"):
+            said.append(
+                f"Version {facts.challenger} was {gate}. `flywheel promote --force REASON` overrules the gate."
+            )
+        else:
+            said.append(f"Version {facts.challenger} waits as challenger: `flywheel promote`.")
     elif facts.champion is None and shown is not None:
         said.append("No version serves: `flywheel promote`.")
     return said

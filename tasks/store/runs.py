@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, text, update
+from sqlalchemy import Connection, delete, func, insert, select, text, update
 
 from tasks.errors import BusyError, StoreError
 from tasks.store import schema
@@ -54,7 +54,10 @@ def working(
     """
     held = (store.shown_url, project)  # projects on one PostgreSQL server share the URL
     if held in _held:
-        yield _held[held]
+        outer = _held[held]
+        yield outer
+        # What an inner job did stands in the row at once: a report written later in the same run shows it.
+        _write(store, outer.id, {"result": _as_json(outer.result)})
         return
     owner = f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}"
     _acquire(store, project, owner)
@@ -67,7 +70,7 @@ def working(
         try:
             yield run
         except BaseException as error:
-            _close(store, run.id, "failed", {"error": f"{type(error).__name__}: {error}"})
+            _close(store, run.id, "failed", run.result | {"error": f"{type(error).__name__}: {error}"})
             raise
         else:
             _close(store, run.id, run.status, run.result)
@@ -95,7 +98,11 @@ def _acquire(store: Store, project: str, owner: str) -> None:
         connection.execute(
             update(schema.runs)
             .where(schema.runs.c.status == "running")
-            .values(status="failed", finished_at=now, result=json.dumps({"error": "the process died"}))
+            .values(
+                status="failed",
+                finished_at=now,
+                result=func.coalesce(schema.runs.c.result, json.dumps({"error": "the process died"})),
+            )
         )
 
 
@@ -150,9 +157,13 @@ def _open(store: Store, job: str, parameters: Mapping[str, Any]) -> Run:
 
 
 def _close(store: Store, run_id: int, status: str, result: Mapping[str, Any]) -> None:
+    _write(store, run_id, {"status": status, "finished_at": time.time(), "result": _as_json(result)})
+
+
+def _write(store: Store, run_id: int, values: Mapping[str, Any]) -> None:
     with store.begin() as connection:
-        connection.execute(
-            update(schema.runs)
-            .where(schema.runs.c.id == run_id)
-            .values(status=status, finished_at=time.time(), result=json.dumps(dict(result), default=str))
-        )
+        connection.execute(update(schema.runs).where(schema.runs.c.id == run_id).values(**values))
+
+
+def _as_json(result: Mapping[str, Any]) -> str:
+    return json.dumps(dict(result), default=str)

