@@ -35,8 +35,13 @@ def prepare(verbose: bool = False) -> None:
     """Set what is not set; point at `flywheel up`'s Prefect server when it answers."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
-    os.environ.setdefault("PREFECT_HOME", str(flywheel_home() / "var" / "prefect"))
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "WARNING")
+    home = flywheel_home() / "var" / "prefect"
+    os.environ.setdefault("PREFECT_HOME", str(home))
+    home.parent.mkdir(
+        parents=True, exist_ok=True
+    )  # Prefect makes its home, but warns where the parent is missing
+    # An error is printed once, as a sentence, by the command itself; the engine would add two tracebacks.
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "CRITICAL")
     os.environ.setdefault("PREFECT_LOGGING_SERVER_LEVEL", "ERROR")
     if "PREFECT_API_URL" not in os.environ and (url := running_api()):
         os.environ["PREFECT_API_URL"] = url

@@ -35,7 +35,7 @@ class Columns:
     """The columns of a table that hold its ids and its items."""
 
     modality: str
-    id: str
+    id: str | None
     content: str
 
 
@@ -58,7 +58,7 @@ def guess_columns(
         labels: columns that hold labels and so neither.
 
     Raises:
-        InputError: a column given is not there, or none looks like it.
+        InputError: a column given is not there, or none looks like the content.
     """
     for given in (id_column, content_column):
         if given is not None and given not in frame.columns:
@@ -73,7 +73,7 @@ def guess_columns(
     if content is None:
         option = "--text-column" if modality == "text" else "--modality text, or name the column source.image"
         raise InputError(file, f"no column looks like the {modality}", f"Give {option}. {_has(frame)}")
-    return Columns(modality, id_column or _id(frame, file, content, labels), content)
+    return Columns(modality, id_column or _id(frame, content, labels), content)
 
 
 def label_columns_of(frame: pl.DataFrame, file: Path, levels: Sequence[str]) -> list[str]:
@@ -263,19 +263,16 @@ def _named_as_id(name: str) -> bool:
     return name.casefold() in ID_COLUMNS or name.casefold().endswith(("_id", " id", "-id"))
 
 
-def _id(frame: pl.DataFrame, file: Path, content: str, labels: Sequence[str]) -> str:
-    """A column that names each item: by its name, else by being short and different in every row."""
+def _id(frame: pl.DataFrame, content: str, labels: Sequence[str]) -> str | None:
+    """A column that names each item: by its name, else by being different in every row; None where none does."""
     free = [name for name in frame.columns if name not in (*labels, content)]
     named = _by_name(free, ID_COLUMNS) + [name for name in free if _named_as_id(name)]
     plain = [name for name in free if frame[name].dtype.is_integer() or frame[name].dtype == pl.String]
     for name in dict.fromkeys([*named, *plain]):
         if frame[name].null_count() == 0 and frame[name].n_unique() == frame.height:
             return name
-    if named:
-        return named[0]  # one item may stand in many rows; `flywheel check` tells where one id has two
-    raise InputError(
-        file, "no column names each item", f"Give --id-column, or add a column `id`. {_has(frame)}"
-    )
+    # One item may stand in many rows of a named column; `flywheel check` tells where one id has two items.
+    return named[0] if named else None
 
 
 def _not_there(frame: pl.DataFrame, file: Path, column: str) -> InputError:

@@ -14,6 +14,7 @@ import click
 
 from deployments.environment import prepare
 from tasks.errors import FlywheelError
+from tasks.project import load_project
 
 DONE, FAILED, WRONG_USAGE, INCOMPLETE = 0, 1, 2, 3
 
@@ -28,7 +29,7 @@ class Outcome:
 
 
 def command(
-    needs_project: bool = True, prefect: bool = False
+    needs_project: bool = True,
 ) -> Callable[[Callable[..., Outcome]], Callable[..., None]]:
     """Gives a command `--project`, `--json`, `--verbose`; prints its outcome and exits with its code.
 
@@ -46,6 +47,8 @@ def command(
             prepare(verbose)
             stdout = _stdout_to_stderr() if as_json else None
             try:
+                if needs_project:
+                    load_project(options["project"])  # a mistake there is told before an engine is started
                 outcome = work(**options)
             except FlywheelError as error:
                 outcome = Outcome({"error": str(error)}, "", error.exit_code)

@@ -86,6 +86,7 @@ def plan_project(
     labelled: Path | None,
     levels: list[str],
     wanted: tuple[str | None, str | None, str | None],
+    encoder: str | None = None,
 ) -> Plan:
     """Look at the data and lay out the files; nothing is written.
 
@@ -96,6 +97,7 @@ def plan_project(
         labelled: a table with labels, of which the taxonomy is made.
         levels: their names, from the root down; may be empty.
         wanted: modality, id column and content column, where they are known.
+        encoder: the model to write; None keeps the template's.
 
     Raises:
         FlywheelError: a file cannot be read, or a column can neither be found nor guessed.
@@ -120,6 +122,8 @@ def plan_project(
         values |= _source_values(place, items or str(labelled), source, table, labels, wanted, found)
     elif wanted[0] == "image":
         values |= {"task.modality": ("modality", "image"), "source.text": ("image", "image"), **FOR_IMAGES}
+    if encoder is not None:
+        values["encoder.model"] = ("model", encoder)
     if levels:
         values["task.levels"] = ("levels", levels)
         found["levels"] = ", ".join(levels)
@@ -155,7 +159,7 @@ def _source_values(
     columns = guess_columns(table, file, modality, id_column, text_column, labels)
     from_yaml = relative(items, place)
     found |= {"items": from_yaml, "rows": table.height, "modality": columns.modality}
-    found |= {"id": columns.id, columns.modality: columns.content}
+    found |= {"id": columns.id or "the content itself", columns.modality: columns.content}
     values: dict[str, tuple[str, Any]] = {
         "task.modality": ("modality", columns.modality),
         "source.items": ("items", from_yaml),

@@ -47,10 +47,13 @@ class Task(Section):
 
 
 class Source(Section):
-    """Where items come from: parquet, csv, jsonl, a glob of them, an SQL URL with a query, images."""
+    """Where items come from: parquet, csv, jsonl, a glob of them, an SQL URL with a query, images.
+
+    Without `id` a column `id` is taken where there is one; else an item's content is its name.
+    """
 
     items: str
-    id: str = "id"
+    id: str | None = None
     text: str | None = None
     image: str | None = None
     query: str | None = None
@@ -225,6 +228,14 @@ class Project(Section):
     mlflow: Mlflow = Mlflow()
     file: Path = Field(default=Path("project.yaml"), exclude=False)
     home: Path = Field(default=Path(), exclude=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _images_have_their_own_default_encoder(cls, values: Any) -> Any:
+        task = values.get("task") if isinstance(values, dict) else None
+        if isinstance(task, dict) and task.get("modality") == "image" and values.get("encoder") is None:
+            return {**values, "encoder": {"model": "pixels:32"}}
+        return values
 
     @cached_property
     def root(self) -> Path:

@@ -156,22 +156,26 @@ def is_sql(written: str) -> bool:
 def read_items(project: Project, frame: pl.DataFrame, file: Path, keep: Sequence[str] = ()) -> Items:
     """Items of a frame by the project's id and content columns; further columns named in `keep` stay.
 
-    Rows repeat freely (one content, one key); a row without content or id is rejected with its reason.
+    Rows repeat freely (one content, one key); a row without content or id is rejected with its reason. Where
+    the project names no id column and the table has no `id`, the key (hexadecimal) is the id.
 
     Raises:
         InputError: one id stands for two different items.
     """
-    id_column, content = project.source.id, project.content_column
+    id_column, content = (
+        project.source.id or ("id" if "id" in frame.columns else None),
+        project.content_column,
+    )
     for column in (id_column, content):
-        if column not in frame.columns:
+        if column is not None and column not in frame.columns:
             raise InputError(
                 file, f"column {column!r} is missing", f"It has: {', '.join(frame.columns[:20])}."
             )
     try:
-        ids = frame[id_column].cast(pl.String).to_list()
+        ids = [None] * frame.height if id_column is None else frame[id_column].cast(pl.String).to_list()
     except pl.exceptions.PolarsError as error:
         raise InputError(
-            file, f"ids in column {id_column!r} are {frame[id_column].dtype}", "Use text or whole numbers."
+            file, f"ids in column {id_column!r} cannot be read as text", "Use text or whole numbers."
         ) from error
     rejections: list[Rejection] = []
     keys: list[bytes | None] = []
@@ -181,13 +185,15 @@ def read_items(project: Project, frame: pl.DataFrame, file: Path, keep: Sequence
         key, text, image, reason = (
             _read_image(value, file) if project.task.modality == "image" else _read_text(value)
         )
-        if reason is None and not source_id:
+        if reason is None and not source_id and id_column is not None:
             reason = "empty id"
         if reason is not None:
             rejections.append(Rejection(str(file), row, source_id or "", reason))
         keys.append(key if reason is None else None)
         texts.append(text)
         images.append(image)
+    if id_column is None:
+        ids = [key.hex() if key is not None else None for key in keys]
     read = pl.DataFrame(
         {"key": keys, "source_id": ids, "text": texts, "image": images}, schema=ITEM_SCHEMA
     ).with_columns(frame[column] for column in keep)

@@ -10,6 +10,7 @@ import click
 from deployments.output import Outcome, command
 
 SHARE = click.FloatRange(0, 1)
+FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 def _split(text: str) -> list[str]:
@@ -17,19 +18,27 @@ def _split(text: str) -> list[str]:
 
 
 @click.command(name="teacher-sim")
-@click.option("--answers", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Parquet, CSV or JSONL.")
-@click.option("--text-column", default="text", show_default=True, help="The item; for images, a column of bytes.")
-@click.option("--answer-columns", default="label", show_default=True, help="One a pass, by comma: seed 1 gets the first.")
+@click.option("--answers", required=True, type=FILE, help="Parquet, CSV or JSONL.")
+@click.option(
+    "--text-column", default="text", show_default=True, help="The item; for images, a column of bytes."
+)
+@click.option("--answer-columns", default="label", show_default=True, help="One a pass, by comma.")
 @click.option("--confidence-columns", default="", help="Stated confidences, one a pass, by comma.")
-@click.option("--noise", type=SHARE, help="Serve gold with this share of wrong answers instead of recorded ones.")
-@click.option("--label-columns", default="label", show_default=True, help="Gold with --noise: one, or one a level.")
+@click.option(
+    "--noise", type=SHARE, help="Serve gold with this share of wrong answers instead of recorded ones."
+)
+@click.option(
+    "--label-columns", default="label", show_default=True, help="Gold with --noise: one, or one a level."
+)
 @click.option("--latency-ms", default=0.0, show_default=True, help="A reply takes so long ...")
 @click.option("--jitter-ms", default=0.0, show_default=True, help="... give or take so much.")
-@click.option("--requests-per-minute", default=0.0, show_default=True, help="Beyond it: 429 with Retry-After; 0 is no limit.")
+@click.option("--requests-per-minute", default=0.0, show_default=True, help="Beyond it 429; 0 is no limit.")
 @click.option("--rate-limit-rate", default=0.0, type=SHARE, help="Share of requests answered 429 by chance.")
 @click.option("--retry-after-seconds", default=1.0, show_default=True, help="What those 429 ask for.")
 @click.option("--error-rate", default=0.0, type=SHARE, help="Share of requests answered 500.")
-@click.option("--garbage-rate", default=0.0, type=SHARE, help="Share of replies that are cut JSON, HTML or empty.")
+@click.option(
+    "--garbage-rate", default=0.0, type=SHARE, help="Share of replies that are cut JSON, HTML or empty."
+)
 @click.option("--hang-rate", default=0.0, type=SHARE, help="Share of requests never answered.")
 @click.option("--api-key", help="If given, requests without it get 401.")
 @click.option("--budget-calls", type=int, help="After so many paid requests: insufficient_quota.")

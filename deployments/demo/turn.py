@@ -98,6 +98,7 @@ def turn_twice(
     from flows.label import label
     from flows.nightly import nightly
     from flows.promote import promote
+    from flows.report import report
     from flows.retrain import retrain
     from flows.route import route
 
@@ -133,6 +134,11 @@ def turn_twice(
         )
         scene.write_turn(2)
         night = timed("nightly: the wheel turns again, on traffic that has drifted", lambda: nightly(file))
+    reviewed += timed(
+        "review: differences on the new traffic",
+        lambda: _review(project, scene, reviewer_error, review_rows, seed + 2),
+    )
+    timed("report", lambda: report(file))
     store = open_store(project.database_url, project.project)
     return DemoResult(
         project_file=file,

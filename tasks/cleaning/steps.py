@@ -33,7 +33,8 @@ def clean_snapshot(project: Project, snapshot: Snapshot) -> Cleaned:
     path = Path(snapshot.path).with_name(f"{name}.parquet")
     said = path.with_suffix(".json")
     if said.exists():
-        return replace(Cleaned(**json.loads(said.read_text(encoding="utf-8"))), snapshot=snapshot)
+        record = Cleaned(**json.loads(said.read_text(encoding="utf-8")))
+        return replace(record, snapshot=snapshot, path=str(path))
 
     rows, taxonomy = pl.read_parquet(snapshot.path), project.taxonomy
     levels = levels_of(taxonomy)
@@ -76,7 +77,9 @@ def clean_snapshot(project: Project, snapshot: Snapshot) -> Cleaned:
     beside = path.with_suffix(".tmp")
     frame.write_parquet(beside)
     beside.rename(path)
-    said.write_text(json.dumps(record.as_dict()), encoding="utf-8")
+    beside = said.with_suffix(".json.tmp")
+    beside.write_text(json.dumps(record.as_dict()), encoding="utf-8")
+    beside.rename(said)
     return record
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,7 @@ class EmbeddingCache:
                 pl.lit(part.name).alias("part"), pl.int_range(pl.len()).alias("row")
             )
             for part in self._parts()
-            if (table := self._read(part, ["key"])) is not None
+            if (table := self._keys_of(part)) is not None
         ]
         if not frames:
             return pl.DataFrame(schema={"key": pl.Binary, "part": pl.String, "row": pl.Int64})
@@ -105,13 +106,19 @@ class EmbeddingCache:
     def _parts(self) -> list[Path]:
         return sorted(self.folder.glob("part-*.parquet"))
 
-    def _read(self, part: Path, columns: list[str]) -> pa.Table | None:
-        """A part's columns; a part that is no such parquet is set aside, and its keys count as missing."""
+    def _keys_of(self, part: Path) -> pa.Table | None:
+        """A part's keys; a part that is not one of ours is set aside, and its keys count as missing."""
         try:
-            return pq.read_table(part, columns=columns)
-        except (pa.ArrowInvalid, pa.ArrowKeyError, OSError):
+            schema = pq.read_schema(part)
+            if schema.field("key").type == pa.binary(KEY_BYTES) and _holds_vectors(schema.field("vector").type):
+                return pq.read_table(part, columns=["key"])
+        except FileNotFoundError:
+            return None  # another process set it aside first
+        except (pa.ArrowInvalid, KeyError, OSError):
+            pass
+        with suppress(FileNotFoundError):
             part.rename(part.with_suffix(".damaged"))
-            return None
+        return None
 
     def _vectors(self, part: Path) -> np.ndarray:
         column = pq.read_table(part, columns=["vector"]).column("vector").combine_chunks()
@@ -120,3 +127,7 @@ class EmbeddingCache:
         return np.frombuffer(
             array.buffers()[1], dtype=np.float32, offset=array.offset * width, count=len(array) * width // 4
         ).reshape(len(array), width // 4)
+
+
+def _holds_vectors(kind: pa.DataType) -> bool:
+    return pa.types.is_fixed_size_binary(kind) and kind.byte_width % 4 == 0

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from tasks.embedding.cache import EmbeddingCache
-from tasks.embedding.encoders import EncoderSettings, encode_in_shards, fingerprint, load_encoder
+from tasks.embedding.encoders import EncoderSettings, check_reads, encode_in_shards, fingerprint, load_encoder
 from tasks.records import Embedded
 from tasks.store.items import content_of
 
@@ -55,6 +55,7 @@ def embed_missing(
     total = keys["key"].n_unique()
     missing = cache.missing(keys)
     if missing.height:
+        check_reads(settings, modality)
         items = contents(missing).unique("key", keep="first", maintain_order=True)
         shards = _Shards(cache, items["key"].to_list())
         encode_in_shards(

@@ -83,6 +83,23 @@ def load_encoder(settings: EncoderSettings) -> Encoder:
     return SentenceEncoder(settings)
 
 
+def check_reads(settings: EncoderSettings, modality: str) -> None:
+    """Refuse an encoder that cannot read the project's kind of item, before it makes meaningless vectors.
+
+    Raises:
+        EncoderError: a text encoder for images, or an image encoder for texts.
+    """
+    kind = settings.model.partition(":")[0]
+    if modality == "image" and kind not in ("pixels", "hash"):
+        raise EncoderError(
+            settings.model, "reads texts, the project's items are images", "Use pixels:32, say."
+        )
+    if modality == "text" and kind == "pixels":
+        raise EncoderError(
+            settings.model, "reads images, the project's items are texts", "Name a text encoder."
+        )
+
+
 class SentenceEncoder:
     """A sentence-transformers model, fed batches of equal token length so that nothing is padded."""
 

@@ -6,6 +6,7 @@ The router asks single shards through `ask_teacher`, under the same ledger.
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from typing import Any
 import polars as pl
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from tasks.project import Project
 from tasks.records import Ingested, Labelled
@@ -38,7 +39,7 @@ from tasks.store.traffic import owed_keys
 def take_in_items(project: Project, run_id: int) -> Ingested:
     """Afterwards every item of the sources is in the database once; files unchanged since are not read again."""
     store = open_store(project.database_url, project.project)
-    settings = f"{project.source.id}/{project.content_column}/{project.task.modality}"[:32]
+    settings = _settings_hash(project.source.id or "", project.content_column, project.task.modality)
     rows = new = 0
     rejections: list[Rejection] = []
     if is_sql(project.source.items):
@@ -79,18 +80,19 @@ def label_with_teacher(
         store,
         how,
         project.teacher.passes,
-        project.teacher.budget_usd,
+        _budget_left(project, store, run_id),
         never,
         run_id,
         limit if limit is not None else project.labeling.limit,
         progress=_progress("labelling"),
     )
     if gold and known_gold.height and labelled.stopped is None:
-        left = None if project.teacher.budget_usd is None else project.teacher.budget_usd - labelled.cost_usd
+        left = _budget_left(project, store, run_id)
         said = ask_once(store, how, known_gold, "gold", 1, run_id, left, write_labels=False)
         cost = float(said["cost_usd"].sum())
+        calls = _calls_of(store, run_id, "gold")
         labelled = replace(
-            labelled, cost_usd=round(labelled.cost_usd + cost, 9), calls=labelled.calls + said.height
+            labelled, cost_usd=round(labelled.cost_usd + cost, 9), calls=labelled.calls + calls
         )
     return labelled
 
@@ -154,12 +156,31 @@ def ask_teacher(
 
     how = asking(project.taxonomy, project.task.instructions, project.task.modality, project.teacher)
     contents = read_contents(store, pl.DataFrame({"key": keys}, schema={"key": pl.Binary}))
-    budget = project.teacher.budget_usd
-    said = ask_once(store, how, contents, stage, project.teacher.passes, run_id, budget)
+    left = _budget_left(project, store, run_id)
+    said = ask_once(store, how, contents, stage, project.teacher.passes, run_id, left)
     return {
         row["key"]: TeacherAnswer(row["label"], row["cost_usd"], error_class=row["error_class"])
         for row in said.iter_rows(named=True)
     }
+
+
+def _budget_left(project: Project, store: Store, run_id: int) -> float | None:
+    """What is left of the budget of a run, which may route in shards, label and ask about gold; None is no limit."""
+    if project.teacher.budget_usd is None:
+        return None
+    calls = schema.calls.c
+    spent = store.scalar(select(func.sum(calls.cost_usd)).where(calls.run_id == run_id)) or 0.0
+    return max(0.0, project.teacher.budget_usd - float(spent))
+
+
+def _calls_of(store: Store, run_id: int, stage: str) -> int:
+    calls = schema.calls.c
+    counted = select(func.count()).where(calls.run_id == run_id).where(calls.stage == stage)
+    return int(store.scalar(counted) or 0)
+
+
+def _settings_hash(*settings: str) -> str:
+    return hashlib.blake2b("\0".join(settings).encode(), digest_size=16).hexdigest()
 
 
 def write_rejections(file: Path, rejections: Sequence[Rejection]) -> None:

@@ -136,6 +136,8 @@ def _champion(champion: dict[str, Any] | None) -> str:
     if champion["policy_id"] is None:
         return f"version {champion['version']}, no policy: it answers nothing"
     share = percent(champion["certified_coverage"])
+    if not champion["certified_coverage"]:
+        return f"version {champion['version']}, policy {champion['policy_id']}: nothing certified, it answers nothing"
     if champion["against"] == "teacher":
         promise = f"agrees with the teacher on all but {percent(champion['target_error'])} of {share}"
     else:

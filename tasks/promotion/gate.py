@@ -23,7 +23,7 @@ MIN_LABEL_ROWS = 20
 class Judged:
     """How champion and challenger did on one sample: correct bool [n], covered bool [n] by own thresholds.
 
-    `truth` is the label of each row at the deepest level, as an index.
+    `truth` is the label of each row at the deepest level, as an index; -1 is one that the challenger does not know.
     """
 
     name: str
@@ -89,8 +89,10 @@ def _not_worse(sample: Judged, margin: float, numbers: dict[str, Any], seed: int
     )
     paired = sample.challenger_correct.astype(float) - sample.champion_correct.astype(float)
     standard_error = float(paired.std(ddof=1) / np.sqrt(len(paired))) if len(paired) > 1 else 1.0
-    # A sample too small to resolve the margin would refuse even an equal challenger almost always.
-    allowed = max(margin, 2 * standard_error)
+    # Two equal students differ by up to two standard errors in most samples; where the bound of such a difference
+    # would fall below the margin, the bound would refuse equals more often than not.
+    resolves = (difference - low) + 2 * standard_error <= margin
+    allowed = margin if resolves else 2 * standard_error
     numbers[sample.name] = {
         "rows": len(paired),
         "champion_accuracy": float(sample.champion_correct.mean()),
@@ -99,18 +101,27 @@ def _not_worse(sample: Judged, margin: float, numbers: dict[str, Any], seed: int
         "low": low,
         "high": high,
         "allowed": allowed,
-        "resolves_margin": allowed == margin,
+        "resolves_margin": resolves,
     }
-    if low >= -allowed:
+    if (low if resolves else difference) >= -allowed:
         return []
-    unresolved = "" if allowed == margin else " (two standard errors; the sample is too small for the margin)"
-    changed = f"on {sample.name} accuracy changes by {difference:+.3f}"
-    return [f"{changed}, 95 % bound {low:+.3f}, allowed {-allowed:+.3f}{unresolved}"]
+    changed = f"on {sample.name} accuracy changes by {difference:+.3f}, 95 % bound {low:+.3f}"
+    if resolves:
+        return [f"{changed}, allowed {-allowed:+.3f}"]
+    return [
+        f"{changed}; {len(paired)} items are too few for the margin of {margin}, so the change itself may be "
+        f"{-allowed:+.3f} (two standard errors)"
+    ]
 
 
 def _no_label_fell(sample: Judged, names: Sequence[str], numbers: dict[str, Any]) -> list[str]:
+    known = sample.truth >= 0
     tested = labels_that_fell(
-        sample.truth, sample.champion_correct, sample.challenger_correct, MIN_LABEL_ROWS, 1 - CONFIDENCE
+        sample.truth[known],
+        sample.champion_correct[known],
+        sample.challenger_correct[known],
+        MIN_LABEL_ROWS,
+        1 - CONFIDENCE,
     )
     fallen = [change for change in tested if change.fell]
     shown = [f"{names[fall.label]} ({fall.before:.2f} to {fall.after:.2f})" for fall in fallen]

@@ -46,7 +46,8 @@ def promote_challenger(project: Project, approved: bool = False, force_reason: s
     promoted, reasons = verdict.promoted, list(verdict.reasons)
     if force_reason and not promoted:
         promoted, reasons = True, [*reasons, f"forced: {force_reason}"]
-    if promoted and project.promotion.approval == "human" and not approved:
+    person = approved or bool(force_reason)
+    if promoted and project.promotion.approval == "human" and not person:
         promoted = False
         reasons.append("the gate lets it pass; a person must say yes: `flywheel promote --approve`")
     if promoted:
@@ -112,7 +113,8 @@ def _paired(
     from tasks.student.judged import judged_audits, with_roles
 
     gold = with_roles(read_gold(project)).filter(pl.col("role") == "evaluation")
-    audited = judged_audits(audits(store, project.routing.audit_window_days), effective_labels(store))
+    watched = audits(store, project.routing.audit_window_days, misses_only=True)
+    audited = judged_audits(watched, effective_labels(store))
     audited = audited.filter(pl.col("role") == "evaluation").join(
         read_contents(store), on="key", how="inner", maintain_order="left"
     )

@@ -106,10 +106,16 @@ def tables(trained: Trained, sample: CalibrationSample | None) -> dict[str, Mapp
     """The escalation table and the most frequent mistakes, as columns."""
     truth, answered, confidence = evaluation_rows(trained)
     leaves = trained.student.taxonomy.leaves
-    rows = escalation_table(confidence, truth != answered)
+    never = np.array([leaves[leaf] == trained.student.taxonomy.other for leaf in answered.tolist()], bool)
+    rows = escalation_table(np.where(never, -1.0, confidence), truth != answered)
     pairs = confused_pairs(truth, answered)
     return {
-        "escalation.json": {name: [asdict(row)[name] for row in rows] for name in asdict(rows[0])},
+        "escalation.json": {
+            "threshold": [row.threshold for row in rows],
+            "escalated": [row.escalated for row in rows],
+            "accuracy": [row.accuracy if row.answered else None for row in rows],
+            "answered": [row.answered for row in rows],
+        },
         "confused_pairs.json": {
             "true": [leaves[true] for true, _, _ in pairs],
             "answered": [leaves[given] for _, given, _ in pairs],

@@ -6,7 +6,7 @@ the caller's business.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,7 @@ def route_shard(
     other: str | None,
     in_force: InForce,
     ask: Ask,
+    valid: Collection[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Route requests; returns one row of the traffic table each (without run and time), in order.
 
@@ -75,14 +76,18 @@ def route_shard(
         other: the label that is always escalated.
         in_force: what routes.
         ask: (keys, stage) to the teacher's answers; a key may lack.
+        valid: labels that the student may answer with, where its taxonomy is older than the project's; None is all.
     """
+    sure_of = cleared(answers, levels, in_force.thresholds, other) if answers else [False] * items.height
+    if answers and valid is not None:
+        sure_of = [sure and label in valid for sure, label in zip(sure_of, answers.labels, strict=True)]
     rows = [
         _decide(position, key, source_id, cache, answers, levels, in_force, sure)
         for position, (key, source_id, sure) in enumerate(
             zip(
                 items["key"].to_list(),
                 items["source_id"].to_list(),
-                cleared(answers, levels, in_force.thresholds, other) if answers else [False] * items.height,
+                sure_of,
                 strict=True,
             )
         )
@@ -95,7 +100,8 @@ def route_shard(
     charged: set[bytes] = set()
     for row in rows:
         if row["tier"] == TEACHER or row["audited"]:
-            _take_teacher(row, said.get(row["key"]), in_force.fallback, charged)
+            may_fall_back = in_force.fallback == "student" and (valid is None or row["student_label"] in valid)
+            _take_teacher(row, said.get(row["key"]), may_fall_back, charged)
     return rows
 
 
@@ -142,7 +148,7 @@ def _decide(
 
 
 def _take_teacher(
-    row: dict[str, Any], answer: TeacherAnswer | None, fallback: str, charged: set[bytes]
+    row: dict[str, Any], answer: TeacherAnswer | None, may_fall_back: bool, charged: set[bytes]
 ) -> None:
     label = answer.label if answer else None
     if answer and row["key"] not in charged:
@@ -155,4 +161,4 @@ def _take_teacher(
     row["label"] = label
     if label is None:
         row["tier"] = FALLBACK
-        row["label"] = row["student_label"] if fallback == "student" else None
+        row["label"] = row["student_label"] if may_fall_back else None

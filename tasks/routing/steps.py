@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,17 @@ import polars as pl
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from tasks.errors import ConfigError
 from tasks.project import Project
 from tasks.records import Routed
-from tasks.routing.cascade import InForce, TeacherAnswer, route_shard
-from tasks.sources import Items, iterate_sources, read_items, read_table
+from tasks.routing.cascade import FALLBACK, TEACHER, InForce, TeacherAnswer, route_shard
+from tasks.sources import Items, expand, is_sql, iterate_sources, read_items, read_table
 from tasks.store import Store, open_store
 from tasks.store.database import get_meta
 from tasks.store.items import append_items, content_of
 from tasks.store.labels import effective_labels
 from tasks.store.policies import policy_in_force
-from tasks.store.traffic import append_traffic, logged, request_id, routed_row_ids, row_id
+from tasks.store.traffic import answer_late, append_traffic, logged, request_id, routed_row_ids, row_id
 
 SHARD_ROWS = 4096
 
@@ -97,25 +98,31 @@ def route_new_traffic(project: Project, run_id: int) -> Routed:
 
 
 def _fresh(project: Project, tally: Tally) -> pl.DataFrame:
-    from tasks.errors import ConfigError
-
     store = open_store(project.database_url, project.project)
     known = set(routed_row_ids(store)["row_id"].to_list())
     frames = []
-    try:
-        for file, table in iterate_sources(project, str(project.source.traffic), None):
-            items = read_items(project, table, file)
-            tally.rejected.update(rejection.reason for rejection in items.rejections)
-            rows = zip(items.frame["source_id"].to_list(), items.frame["key"].to_list(), strict=True)
-            frames.append(
-                items.frame.filter(
-                    pl.Series([row_id(source, key) not in known for source, key in rows], dtype=pl.Boolean)
-                )
+    for file, table in _inbox(project, str(project.source.traffic)):
+        items = read_items(project, table, file)
+        tally.rejected.update(rejection.reason for rejection in items.rejections)
+        rows = zip(items.frame["source_id"].to_list(), items.frame["key"].to_list(), strict=True)
+        frames.append(
+            items.frame.filter(
+                pl.Series([row_id(source, key) not in known for source, key in rows], dtype=pl.Boolean)
             )
-    except ConfigError:
-        # A glob that matches nothing yet is an empty inbox, not a mistake.
-        return pl.DataFrame()
+        )
     return pl.concat(frames) if frames else pl.DataFrame()
+
+
+def _inbox(project: Project, written: str) -> Iterator[tuple[Path, pl.DataFrame]]:
+    """Every traffic table; a name or a glob that matches nothing yet is an empty inbox, not a mistake."""
+    if not is_sql(written):
+        try:
+            expand(written, project.file.parent)
+        except ConfigError as error:
+            if not error.file.exists():
+                return
+            raise
+    yield from iterate_sources(project, written, None)
 
 
 def _load(project: Project, run_id: int) -> Router:
@@ -149,15 +156,18 @@ def _route(
         ).iter_rows()
     }
     answered: dict[bytes, tuple[str, str | None, float | None]] = {}
-    todo = []
+    todo, owed = [], {}
     for place, (source_id, key) in enumerate(items.select("source_id", "key").iter_rows()):
         row = row_id(source_id, key)
         request = request_id(row, in_force.model_version, in_force.policy_id)
         if request in done:
             answered[row] = done[request]
+            if done[request][0] == FALLBACK:
+                owed[request] = (row, key)
         elif row not in answered:
             answered[row] = ("", None, None)
             todo.append(place)
+    answered.update(_answered_late(router, owed, tally))
     for first in range(0, len(todo), SHARD_ROWS):
         shard = items[todo[first : first + SHARD_ROWS]]
         rows = _route_one_shard(router, shard, tally)
@@ -170,9 +180,35 @@ def _route(
     return answered
 
 
+def _answered_late(
+    router: Router, owed: Mapping[bytes, tuple[bytes, bytes]], tally: Tally
+) -> dict[bytes, tuple[str, str | None, float | None]]:
+    """Ask again about requests that had to fall back (row id and key by request id); by row id what is said now."""
+    keys = list(dict.fromkeys(key for _, key in owed.values()))
+    said: dict[bytes, TeacherAnswer] = {}
+    for first in range(0, len(keys), SHARD_ROWS):
+        said |= _ask(router, keys[first : first + SHARD_ROWS], "route", tally)
+    costs = {key: answer.cost_usd for key, answer in said.items()}
+    tally.cost_usd += sum(costs.values())
+    late = {
+        request: (row, label, costs.pop(key, 0.0))  # one call, charged once
+        for request, (row, key) in owed.items()
+        if key in said and (label := said[key].label) is not None
+    }
+    answer_late(router.store, ((request, label, cost) for request, (_, label, cost) in late.items()))
+    return {row: (TEACHER, label, None) for row, label, _ in late.values()}
+
+
+def _ask(router: Router, keys: list[bytes], stage: str, tally: Tally) -> dict[bytes, TeacherAnswer]:
+    from tasks.labeling.steps import ask_teacher
+
+    said = ask_teacher(router.project, router.store, keys, stage, router.run_id)
+    tally.errors.update(answer.error_class for answer in said.values() if answer.error_class)
+    return said
+
+
 def _route_one_shard(router: Router, shard: pl.DataFrame, tally: Tally) -> list[dict[str, Any]]:
     from tasks.embedding.vectors import vectors_of
-    from tasks.labeling.steps import ask_teacher
 
     append_items(router.store, shard, "traffic", router.run_id)
     answers = None
@@ -186,12 +222,13 @@ def _route_one_shard(router: Router, shard: pl.DataFrame, tally: Tally) -> list[
         answers = student.answers(inputs)
 
     def ask(keys: list[bytes], stage: str) -> dict[bytes, TeacherAnswer]:
-        said = ask_teacher(router.project, router.store, keys, stage, router.run_id)
-        tally.errors.update(answer.error_class for answer in said.values() if answer.error_class)
-        return said
+        return _ask(router, keys, stage, tally)
 
     taxonomy = router.student.taxonomy if router.student is not None else router.project.taxonomy
-    rows = route_shard(shard, router.cache, answers, taxonomy.levels, taxonomy.other, router.in_force, ask)
+    valid = frozenset(router.project.taxonomy.leaves)
+    rows = route_shard(
+        shard, router.cache, answers, taxonomy.levels, taxonomy.other, router.in_force, ask, valid
+    )
     append_traffic(router.store, rows, router.run_id)
     return rows
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 from sqlalchemy import func, insert, select
 
+from tasks.errors import InputError
 from tasks.store import schema
 from tasks.store.database import Store
 
@@ -75,10 +76,23 @@ def note_source(store: Store, path: str, size: int, modified_at: float, rows: in
 
 
 def content_of(items: pl.DataFrame, modality: str) -> list[str] | list[bytes]:
-    """Each item's content: its text, or its image's bytes (read from its path where only that is kept)."""
+    """Each item's content: its text, or its image's bytes (read from its path where only that is kept).
+
+    Raises:
+        InputError: an image file that was taken in by its path is gone.
+    """
     if modality == "text":
         return items["text"].to_list()
     return [
-        image if image is not None else Path(path).read_bytes()
+        image if image is not None else _file_bytes(path)
         for path, image in items.select("text", "image").iter_rows()
     ]
+
+
+def _file_bytes(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(
+            path, f"cannot be read ({error.strerror})", "It was there when it was taken in: put it back."
+        ) from error

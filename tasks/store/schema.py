@@ -47,7 +47,7 @@ calls = Table(
     metadata,
     _id(),
     Column("run_id", Integer),
-    Column("stage", String(32), nullable=False),  # label | route | audit | tie_break
+    Column("stage", String(32), nullable=False),  # label | route | audit | gold | check
     Column("model", Text, nullable=False),
     Column("echoed_model", Text),
     Column("status", String(16), nullable=False),  # ok | invalid | failed

@@ -13,13 +13,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import polars as pl
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select, update
 
 from tasks.store import schema
 from tasks.store.answers import first_pass_labels
 from tasks.store.database import Store
 
 DAY_SECONDS = 86_400.0
+CACHE_TIERS = ("exact_cache", "similarity_cache")
 
 
 def row_id(source_id: str, key: bytes) -> bytes:
@@ -62,16 +63,48 @@ def logged(store: Store, model_version: str | None, policy_id: int | None) -> pl
     )
 
 
-def audits(store: Store, window_days: float, now: float | None = None) -> pl.DataFrame:
+def answer_late(store: Store, rows: Iterable[tuple[bytes, str, float]]) -> None:
+    """Write what the teacher said at last onto requests that had to fall back: request_id, label, cost in USD."""
+    columns = schema.traffic.c
+    late = [{"asked": request, "said": label, "cost": cost} for request, label, cost in rows]
+    if not late:
+        return
+    change = (
+        update(schema.traffic)
+        .where(columns.request_id == bindparam("asked"))
+        .values(
+            tier="teacher",
+            label=bindparam("said"),
+            teacher_label=bindparam("said"),
+            audit_owed=False,
+            cost_usd=columns.cost_usd + bindparam("cost"),
+        )
+    )
+    with store.begin() as connection:
+        connection.execute(change, late)
+
+
+def audits(
+    store: Store, window_days: float, now: float | None = None, misses_only: bool = False
+) -> pl.DataFrame:
     """Audited requests within the window, the newest of a key: all columns of the table.
 
     An audit that the teacher owed and has answered since (in a labelling run) carries that answer.
+
+    Args:
+        store: the open database.
+        window_days: how far back.
+        now: seconds since the epoch.
+        misses_only: only what no cache answered, which is all that a student ever sees: what a cache knows, the
+            student may have been trained on.
     """
     since = (time.time() if now is None else now) - window_days * DAY_SECONDS
     columns = schema.traffic.c
     rows = store.read(
         select(schema.traffic).where(columns.audited).where(columns.at >= since).order_by(columns.id)
     )
+    if misses_only:
+        rows = rows.filter(~pl.col("would_tier").is_in(CACHE_TIERS))
     rows = rows.unique("key", keep="last", maintain_order=True)
     said = first_pass_labels(store, rows).rename({"label": "said"})
     answered = rows.join(said, on="key", how="left", maintain_order="left")

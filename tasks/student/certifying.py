@@ -105,12 +105,14 @@ def path_from_dict(values: Mapping[str, Any]) -> ThresholdPath:
 def _sentence(certificate: Certificate, sample: CalibrationSample) -> str:
     sentence = certificate.sentence
     if sample.against == "teacher":
+        sentence = sentence.replace("accepted were wrong", "accepted differed from the teacher")
+        sentence = sentence.replace(" errors with", " disagreement with")
         sentence += (
-            " This is agreement with the teacher, whose own mistakes eat the allowance: a few hundred adjudicated "
-            "or gold items would lift coverage."
+            " This is agreement with the teacher, whose own mistakes eat the allowance: "
+            "a few hundred adjudicated or gold items would lift coverage."
         )
     if sample.cross_fitted:
-        sentence += " The sample is cross-fitted: the promise is empirical, not proved."
+        sentence = sentence.replace(", which proves at most", "; by cross-fitting, which is empirical, at most")
     return sentence
 
 

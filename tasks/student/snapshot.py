@@ -71,7 +71,7 @@ def training_rows(
         labels: as `weighted` gives them; one row a key.
         contents: key, text of all items, in order of arrival.
         gold: key, text of gold items.
-        held_back: keys of audits still in their window.
+        held_back: keys of audits still in their window; they and their near-duplicates are left out, uncounted.
         modality: near-duplicates are looked for among texts only.
     """
     rows = contents.select("key", "text").join(labels, on="key", how="inner", maintain_order="left")
@@ -82,6 +82,8 @@ def training_rows(
         return TrainingRows(rows.with_columns(pl.col("key").alias("group")).select(COLUMNS), known_gold, 0)
     near = pl.Series(near_duplicates_of(rows["text"].to_list(), gold["text"].to_list()))
     rows = rows.filter(~near)
+    watched = contents.join(held_back.select("key"), on="key", how="semi")
+    rows = rows.filter(~pl.Series(near_duplicates_of(rows["text"].to_list(), watched["text"].to_list())))
     first = near_duplicate_groups(rows["text"].to_list())
     grouped = rows.with_columns(rows["key"].gather(first).alias("group"))
     return TrainingRows(grouped.select(COLUMNS), known_gold, int(near.sum()))

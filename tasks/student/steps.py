@@ -43,7 +43,7 @@ def take_snapshot(project: Project) -> Snapshot:
         settled.filter(pl.col("label").is_in(known)), disputed.filter(pl.col("candidates").list.len() > 0)
     )
     gold = read_gold(project)
-    held_back = audits(store, project.routing.audit_window_days).select("key")
+    held_back = audits(store, project.routing.audit_window_days, misses_only=True).select("key")
     rows = training_rows(labels, read_contents(store), gold, held_back, project.task.modality)
     return write_snapshot(rows, gold.height, taxonomy.version, project.root)
 
@@ -163,7 +163,7 @@ def recalibrate_champion(project: Project, run_id: int) -> Policy | None:
     """
     from tasks.embedding.vectors import vectors_of
     from tasks.promotion.tracking import registry_of
-    from tasks.student.certifying import first_large_enough, issue_policy, path_from_dict
+    from tasks.student.certifying import ENOUGH_ROWS, first_large_enough, issue_policy, path_from_dict
     from tasks.student.judged import with_roles
     from tasks.student.retrain import judge_with
 
@@ -173,7 +173,7 @@ def recalibrate_champion(project: Project, run_id: int) -> Policy | None:
         return None
     student, in_force = registry.load(version), policy_in_force(store, version)
     known = student.taxonomy.leaf_index
-    gold = with_roles(read_gold(project).filter(pl.col("label").is_in(list(known))))
+    gold = with_roles(read_gold(project)).filter(pl.col("label").is_in(list(known)))
     inputs = (
         _images(gold)
         if student.reads_images
@@ -181,8 +181,8 @@ def recalibrate_champion(project: Project, run_id: int) -> Policy | None:
     )
     judged = judge_with(student, gold, inputs) if gold.height else None
     sample = first_large_enough(_samples(project, store, student, judged))
-    if sample is None:
-        return in_force
+    if sample is None or (in_force is not None and len(sample.truth) < min(ENOUGH_ROWS, in_force.calibration_items)):
+        return in_force  # what is in force rests on more than the few rows there are
     policy, _ = issue_policy(
         path_from_dict(student.about["path"]),
         sample,
@@ -192,9 +192,14 @@ def recalibrate_champion(project: Project, run_id: int) -> Policy | None:
         project.routing.confidence,
         version,
     )
-    if in_force is not None and replace(in_force, id=None) == policy:
+    if in_force is not None and _written(replace(in_force, id=None)) == _written(policy):
         return in_force
     return append_policy(store, policy, run_id)
+
+
+def _written(policy: Policy) -> str:
+    """A policy as the database keeps it: there a tuple is a list."""
+    return json.dumps(policy.as_dict(), sort_keys=True)
 
 
 def _samples(project: Project, store: Store, student: Any, gold: Any) -> list[Any]:
@@ -203,8 +208,11 @@ def _samples(project: Project, store: Store, student: Any, gold: Any) -> list[An
     from tasks.student.judged import judged_audits
     from tasks.student.retrain import judge_with
 
-    rows = judged_audits(audits(store, project.routing.audit_window_days), effective_labels(store))
-    rows = rows.filter(pl.col("role") == "calibration")
+    watched = audits(store, project.routing.audit_window_days, misses_only=True)
+    rows = judged_audits(watched, effective_labels(store)).filter(pl.col("role") == "calibration")
+    if gold is not None:
+        fitted = gold.frame.filter(pl.col("role") == "temperature")
+        rows = rows.join(fitted.select("key"), on="key", how="anti", maintain_order="left")
     found = []
     if rows.height:
         contents = rows.join(read_contents(store), on="key", how="left", maintain_order="left")
