@@ -15,6 +15,7 @@ from flows.report import report
 from flows.retrain import recalibrate, retrain
 from tasks.monitoring.steps import nothing_changed, remember_state
 from tasks.routing.steps import route_new_traffic
+from tasks.student.steps import already_trained
 
 
 @flow(name="nightly")
@@ -32,8 +33,11 @@ def nightly(project: str) -> dict[str, Any]:
             run.result.update(done | {"changed": False})
             return done | {"changed": False}
         done["embed"] = embed(project).as_dict()
-        done["clean"] = clean(project).as_dict()
-        done["retrain"] = retrain(project).as_dict()
+        cleaned = clean(project)
+        done["clean"] = cleaned.as_dict()
+        # New traffic alone may change nothing that is learned from: audits are kept out while they judge.
+        known = already_trained(settings, cleaned.snapshot)
+        done["retrain"] = None if known else retrain(project).as_dict()
         policy = recalibrate(project)
         done["recalibrate"] = policy.as_dict() if policy else None
         done["promote"] = promote(project).as_dict()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -36,6 +36,14 @@ def text_key(text: str) -> bytes:
 def image_key(image: bytes) -> bytes:
     """Key (16 bytes) of an image: the hash of its file's bytes."""
     return hashlib.blake2b(image, digest_size=KEY_BYTES, person=b"image").digest()
+
+
+def hash_of(rows: Iterable[tuple[bytes, str]]) -> str:
+    """A short hash of (key, label) rows in the order given."""
+    digest = hashlib.blake2b(digest_size=8)
+    for key, label in rows:
+        digest.update(key + label.encode() + b"\0")
+    return digest.hexdigest()
 
 
 def half_of(key: bytes, share: float = 0.5) -> str:

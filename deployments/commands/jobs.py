@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from deployments.output import DONE, INCOMPLETE, Outcome, command, shown
@@ -116,6 +118,12 @@ def route_command(project: str, file: str, out: str) -> Outcome:
     return Outcome(record.as_dict(), text, INCOMPLETE if record.unanswered else DONE)
 
 
+def _trained(retrained: dict[str, Any] | None) -> str:
+    if retrained is None:
+        return "nothing new to learn: the newest version was trained on these rows"
+    return f"version {retrained['model_version']}: {retrained['policy']['sentence']}"
+
+
 @click.command(name="nightly")
 @command()
 def nightly_command(project: str) -> Outcome:
@@ -132,7 +140,7 @@ def nightly_command(project: str) -> Outcome:
             [
                 f"routed {done['route']['items']:,}, labelled {done['label']['labelled']:,} for "
                 f"{done['route']['cost_usd'] + done['label']['cost_usd']:.4f} USD",
-                f"version {done['retrain']['model_version']}: {done['retrain']['policy']['sentence']}",
+                _trained(done["retrain"]),
                 ("promoted: " if promoted["promoted"] else "not promoted: ") + "; ".join(promoted["reasons"]),
                 f"report: {done['report']}",
             ]

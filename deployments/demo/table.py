@@ -102,7 +102,7 @@ def _promise(result: DemoResult) -> str:
     ):
         lines.append(f"  {name:<34}" + "".join(f"{show(turn):>16}" for turn in result.turns[:2]))
     lines.append(
-        "  The teacher's own mistakes count as the student's in an audit nobody reviewed: it reads high."
+        "  Where student and teacher differed, the reviewer decided; where both err alike, no audit sees it."
     )
     return "\n".join(lines)
 

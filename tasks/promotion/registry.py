@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import TrainingError
+from tasks.errors import InputError, TrainingError
 from tasks.student.package import Student, load_student
 
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -163,12 +163,12 @@ class Registry:
 
         try:
             folder = Path(mlflow.artifacts.download_artifacts(f"models:/{self.model_name}/{version}"))
-        except (MlflowException, OSError) as error:
+            return load_student(folder / "artifacts" / "student")
+        except (MlflowException, OSError, InputError) as error:
             raise TrainingError(
                 f"the files of {self.model_name} version {version} cannot be fetched ({error})",
                 "Roll back to another version, or retrain.",
             ) from error
-        return load_student(folder / "artifacts" / "student")
 
     def _client(self) -> Any:
         from mlflow import MlflowClient

@@ -41,6 +41,7 @@ def promote_challenger(project: Project, approved: bool = False, force_reason: s
     else:
         old, old_policy = registry.load(champion), policy_in_force(store, champion)
         samples = _paired(project, store, (old, old_policy), (new, new_policy))
+        samples = samples or _held_out(project, champion, challenger, new)
         lapsed = old_policy is None or old_policy.thresholds is None
         verdict = judge(samples, list(new.taxonomy.leaves), project.promotion.margin, lapsed)
     promoted, reasons = verdict.promoted, list(verdict.reasons)
@@ -120,6 +121,30 @@ def _paired(
     )
     both = [("gold", gold), ("audited traffic", audited)]
     return [_judge_pair(project, name, rows, champion, challenger) for name, rows in both if rows.height]
+
+
+def _held_out(project: Project, champion: str, challenger: str, new: Any) -> list[Any]:
+    """Without gold and audits: what each said out of fold about the labelled items that both were trained on."""
+    from tasks.promotion.gate import Judged
+
+    files = [project.root / "retrains" / f"{version}.heldout.parquet" for version in (champion, challenger)]
+    if not all(file.exists() for file in files):
+        return []
+    before, after = (pl.read_parquet(file) for file in files)
+    both = after.join(before, on="key", how="inner", suffix="_before", maintain_order="left")
+    if not both.height:
+        return []
+    places = np.array([new.taxonomy.leaf_index.get(label, -1) for label in both["label"].to_list()], np.int64)
+    return [
+        Judged(
+            "held-out labels (no gold: unverified)",
+            places,
+            (both["answered_before"] == both["label"]).to_numpy(),
+            (both["answered"] == both["label"]).to_numpy(),
+            both["covered_before"].to_numpy(),
+            both["covered"].to_numpy(),
+        )
+    ]
 
 
 def _judge_pair(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.project import Project
-from tasks.records import Cleaned, Policy, Retrained, Snapshot
+from tasks.records import Cleaned, Policy, Retrained, Snapshot, hash_of
 from tasks.sources import read_gold
 from tasks.store import Store, open_store
 from tasks.store.items import read_contents
@@ -149,10 +150,45 @@ def train_and_register(project: Project, cleaned: Cleaned, run_id: int) -> Retra
     record = replace(record, run_id=mlflow_run, model_version=version, policy=policy)
     place = project.root / "retrains" / f"{version}.json"
     place.parent.mkdir(parents=True, exist_ok=True)
+    settled = rows.filter(pl.col("source") != DISPUTED).select("key")
+    _write_held_out(place.with_suffix(".heldout.parquet"), settled, trained.held_out, policy)
     beside = place.with_suffix(".tmp")
-    beside.write_text(json.dumps(facts | {"record": record.as_dict()}), encoding="utf-8")
+    trained_with = {"record": record.as_dict(), "trained_with": _training_settings(project)}
+    beside.write_text(json.dumps(facts | trained_with), encoding="utf-8")
     beside.rename(place)
     return record
+
+
+@task(name="is there anything to learn", cache_policy=NO_CACHE)
+def already_trained(project: Project, snapshot: Snapshot) -> bool:
+    """Whether the newest version was trained on exactly these rows with exactly these settings."""
+    versions = [file for file in (project.root / "retrains").glob("*.json") if file.stem.isdigit()]
+    if not versions:
+        return False
+    facts = json.loads(max(versions, key=lambda file: int(file.stem)).read_text(encoding="utf-8"))
+    same_rows = facts["record"]["snapshot"]["fingerprint"] == snapshot.fingerprint
+    return same_rows and facts.get("trained_with") == _training_settings(project)
+
+
+def _training_settings(project: Project) -> str:
+    sections = (project.encoder, project.student, project.cleaning)
+    gold = read_gold(project)
+    judged = hash_of(sorted(zip(gold["key"].to_list(), gold["label"].to_list(), strict=True)))
+    return "".join(section.model_dump_json() for section in sections) + judged
+
+
+def _write_held_out(file: Path, keys: pl.DataFrame, sample: Any, policy: Policy) -> None:
+    """Keep what the student said out of fold about each settled row: without gold the gate compares by it."""
+    from tasks.routing.cascade import cleared
+
+    levels = list(policy.thresholds or {})
+    covered = cleared(sample.answers, levels, policy.thresholds, None)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    keys.with_columns(
+        pl.Series("label", list(sample.truth), pl.String),
+        pl.Series("answered", sample.answers.labels, pl.String),
+        pl.Series("covered", covered, pl.Boolean),
+    ).write_parquet(file)
 
 
 @task(name="recalibrate the champion", cache_policy=NO_CACHE)
@@ -181,7 +217,9 @@ def recalibrate_champion(project: Project, run_id: int) -> Policy | None:
     )
     judged = judge_with(student, gold, inputs) if gold.height else None
     sample = first_large_enough(_samples(project, store, student, judged))
-    if sample is None or (in_force is not None and len(sample.truth) < min(ENOUGH_ROWS, in_force.calibration_items)):
+    if sample is None or (
+        in_force is not None and len(sample.truth) < min(ENOUGH_ROWS, in_force.calibration_items)
+    ):
         return in_force  # what is in force rests on more than the few rows there are
     policy, _ = issue_policy(
         path_from_dict(student.about["path"]),

@@ -83,7 +83,7 @@ def test_shards_are_written_as_they_are_done(tmp_path: Path) -> None:
 
     with pytest.raises(Killed):
         encode_in_shards(load_encoder(HASH), texts, 10, write, lambda done, total: told.append((done, total)))
-    assert cache.keys()["key"].to_list() == keys[:20]
+    assert set(cache.keys()["key"]) == set(keys[:20])
     assert told == [(10, 25), (20, 25)]
     assert SHARD_ROWS >= 1000, "a shard is thousands of items"
 
