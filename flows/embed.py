@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from prefect import flow
 
 from flows.job import job
@@ -18,7 +20,7 @@ def embed(project: str) -> Embedded:
         project: path of the project file.
     """
     with job(project, "embed") as (settings, run):
-        take_in_items(settings, run.id)
-        embedded = embed_missing(settings)
+        taken = take_in_items(settings, run.id)
+        embedded = replace(embed_missing(settings), rejected=taken.rejected)
         run.result["embed"] = embedded.as_dict()
         return embedded

@@ -17,6 +17,10 @@ def embed_command(project: str) -> Outcome:
 
     record = embed(project)
     text = f"{record.encoded:,} encoded, {record.cached:,} cached, {record.total:,} in all, {record.seconds:.1f} s"
+    if record.rejected:
+        text += "\nrejected rows: " + ", ".join(
+            f"{reason}: {count}" for reason, count in record.rejected.items()
+        )
     return Outcome(record.as_dict(), text)
 
 

@@ -110,7 +110,9 @@ class EmbeddingCache:
         """A part's keys; a part that is not one of ours is set aside, and its keys count as missing."""
         try:
             schema = pq.read_schema(part)
-            if schema.field("key").type == pa.binary(KEY_BYTES) and _holds_vectors(schema.field("vector").type):
+            if schema.field("key").type == pa.binary(KEY_BYTES) and _holds_vectors(
+                schema.field("vector").type
+            ):
                 return pq.read_table(part, columns=["key"])
         except FileNotFoundError:
             return None  # another process set it aside first

@@ -100,7 +100,9 @@ def route_shard(
     charged: set[bytes] = set()
     for row in rows:
         if row["tier"] == TEACHER or row["audited"]:
-            may_fall_back = in_force.fallback == "student" and (valid is None or row["student_label"] in valid)
+            may_fall_back = in_force.fallback == "student" and (
+                valid is None or row["student_label"] in valid
+            )
             _take_teacher(row, said.get(row["key"]), may_fall_back, charged)
     return rows
 

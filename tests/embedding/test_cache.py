@@ -33,7 +33,9 @@ def keys_frame(numbers: list[int]) -> pl.DataFrame:
 
 
 def append(cache: EmbeddingCache, numbers: list[int]) -> None:
-    cache.append([key(n) for n in numbers], np.array([vector(n) for n in numbers], np.float32).reshape(-1, DIMENSION))
+    cache.append(
+        [key(n) for n in numbers], np.array([vector(n) for n in numbers], np.float32).reshape(-1, DIMENSION)
+    )
 
 
 @pytest.fixture
@@ -82,7 +84,9 @@ def test_a_key_that_is_not_cached_is_an_error_that_counts(cache: EmbeddingCache)
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 4, 200, -1])
-def test_a_cut_part_is_set_aside_and_its_keys_are_missing_again(cache: EmbeddingCache, kept_bytes: int) -> None:
+def test_a_cut_part_is_set_aside_and_its_keys_are_missing_again(
+    cache: EmbeddingCache, kept_bytes: int
+) -> None:
     """A part cut at any byte costs its own keys and nobody else's; encoding them again heals the cache."""
     append(cache, [1, 2])
     [cut] = parts(cache)

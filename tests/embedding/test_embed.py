@@ -96,7 +96,9 @@ def test_an_image_file_that_is_gone_is_named() -> None:
         schema={"key": pl.Binary, "text": pl.String, "image": pl.Binary},
     )
     with pytest.raises(InputError, match=r"shoe\.png: cannot be read .*put it back"):
-        embed_missing(EncoderSettings("pixels:8"), SESSION_FOLDER / "var", frame.select("key"), lambda _: frame, "image")
+        embed_missing(
+            EncoderSettings("pixels:8"), SESSION_FOLDER / "var", frame.select("key"), lambda _: frame, "image"
+        )
 
 
 def test_an_encoder_of_the_wrong_kind_is_refused(tmp_path: Path) -> None:

@@ -35,7 +35,9 @@ def test_batches_of_equal_length_give_the_librarys_own_vectors() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert encoder.encode([]).shape == (0, 384)
     # The prefix stands before every text, and normalising can be left out.
-    told = load_encoder(replace(MINILM, prefix="query: ", normalize=False, max_length=16)).encode(["mug", TEXTS[-1]])
+    told = load_encoder(replace(MINILM, prefix="query: ", normalize=False, max_length=16)).encode(
+        ["mug", TEXTS[-1]]
+    )
     plain = load_encoder(replace(MINILM, normalize=False, max_length=16))
     np.testing.assert_allclose(told, plain.encode(["query: mug", f"query: {TEXTS[-1]}"]), atol=1e-5)
     assert not np.allclose(told[1] / np.linalg.norm(told[1]), found[-1], atol=1e-3), "max_length cuts"
@@ -125,7 +127,13 @@ def picture(colour: int, size: tuple[int, int] = (20, 12), mode: str = "L", form
 def test_pixels_are_grey_small_and_without_brightness() -> None:
     """PNGs of any size and mode become unit vectors of SIZE x SIZE; a brighter copy is nearly the same vector."""
     encoder = load_encoder(EncoderSettings("pixels:8"))
-    images = [picture(0), picture(0, (200, 120)), picture(60), picture(0, mode="RGB"), picture(0, mode="RGBA")]
+    images = [
+        picture(0),
+        picture(0, (200, 120)),
+        picture(60),
+        picture(0, mode="RGB"),
+        picture(0, mode="RGBA"),
+    ]
     found = encoder.encode(images)
     assert found.shape == (5, 64)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)

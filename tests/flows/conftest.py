@@ -1,4 +1,4 @@
-"""One Prefect server for all flow tests, and a tiny wheel that turned once."""
+"""A tiny wheel that turned once, under the session's Prefect server."""
 
 from __future__ import annotations
 
@@ -14,15 +14,6 @@ from deployments.teacher_sim import TeacherServer
 from tasks.project import Project, load_project
 from tasks.store import Store, open_store
 from tests.conftest import write_tiny_project
-
-
-@pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
-    """A real, temporary Prefect server for the session."""
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=180):
-        yield
 
 
 @dataclass

@@ -14,7 +14,11 @@ MARGIN = 0.01
 
 
 def sample(
-    champion: Any, challenger: Any, truth: Any = None, name: str = "gold", covered: tuple[Any, Any] | None = None
+    champion: Any,
+    challenger: Any,
+    truth: Any = None,
+    name: str = "gold",
+    covered: tuple[Any, Any] | None = None,
 ) -> Judged:
     """Right (1) and wrong (0) answers of both; everything covered by both unless said otherwise."""
     before, after = np.array(champion, bool), np.array(challenger, bool)
@@ -170,7 +174,9 @@ def test_the_first_version_is_promoted_if_it_answers() -> None:
 
 
 @pytest.mark.parametrize(("rows", "most"), [(150, 150), (750, 15)])
-def test_equal_challengers_are_rarely_refused_and_much_worse_ones_rarely_promoted(rows: int, most: int) -> None:
+def test_equal_challengers_are_rarely_refused_and_much_worse_ones_rarely_promoted(
+    rows: int, most: int
+) -> None:
     """Of 300 equals at most one in ten is refused; of 300 that are five points worse, 750 items let 5 % pass.
 
     150 items cannot tell five points from chance much better than a coin, whatever the rule.

@@ -22,7 +22,9 @@ pytestmark = pytest.mark.slow
 LEAVES = tuple(" > ".join(leaf) for leaf in TINY_LEAVES)
 TAXONOMY = Taxonomy(("department", "category"), LEAVES, {})
 ENCODER = EncoderSettings("hash:64")
-NAMES = [f"{noun} {kind}" for nouns in TINY_LEAVES.values() for noun in nouns for kind in ("classic", "deluxe")]
+NAMES = [
+    f"{noun} {kind}" for nouns in TINY_LEAVES.values() for noun in nouns for kind in ("classic", "deluxe")
+]
 
 
 def a_student(strength: float) -> Student:

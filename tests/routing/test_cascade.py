@@ -95,7 +95,10 @@ def traffic(draw: st.DrawFn) -> dict[str, Any]:
         "answers": says([of_name[name][0] for name in names], [of_name[name][1] for name in names]),
         "cache": {text_key(name): LABELS[0] for name in cached},
         "ask": Asked(
-            {text_key(name): TeacherAnswer(label, 0.01, 0.1, None if label else "invalid") for name, label in said.items()}
+            {
+                text_key(name): TeacherAnswer(label, 0.01, 0.1, None if label else "invalid")
+                for name, label in said.items()
+            }
         ),
         "terms": {
             "thresholds": draw(st.sampled_from([None, THRESHOLDS])),
@@ -156,7 +159,9 @@ def test_every_level_must_clear_its_own_threshold(confidences: tuple[float, floa
     assert row["tier"] == tier
 
 
-@pytest.mark.parametrize("answers", [None, says([LABELS[0]] * 2, [(1.0, 1.0)] * 2)], ids=["no champion", "no policy"])
+@pytest.mark.parametrize(
+    "answers", [None, says([LABELS[0]] * 2, [(1.0, 1.0)] * 2)], ids=["no champion", "no policy"]
+)
 def test_without_thresholds_everything_goes_to_the_teacher(answers: Answers | None) -> None:
     """No champion, or a champion without a certificate: the student answers nothing."""
     ask = teacher(["a", "b"])

@@ -160,7 +160,9 @@ def test_a_killed_run_goes_on_where_it_stopped(
     assert teacher.stats()["paid"] == 10, "the third shard's calls were in the ledger"
     logged = log(project)
     assert logged.height == logged["request_id"].n_unique() == 10
-    assert audited.items() <= dict(logged.select("request_id", "audited").iter_rows()).items(), "no second toss"
+    assert audited.items() <= dict(logged.select("request_id", "audited").iter_rows()).items(), (
+        "no second toss"
+    )
     assert answered["category"].null_count() == 0
     # What the lost shard had paid for are labels by now, so the cache knows them.
     assert record.tiers == {"teacher": 7, "exact_cache": 3}
@@ -251,7 +253,9 @@ def test_rows_without_content_are_counted_and_the_others_answered(make: Make, te
     project = make(teacher.base_url)
     file = write_traffic(project, 3)
     frame = pl.read_parquet(file)
-    frame.with_columns(name=pl.when(pl.int_range(pl.len()) == 1).then(pl.lit("  ")).otherwise("name")).write_parquet(file)
+    frame.with_columns(
+        name=pl.when(pl.int_range(pl.len()) == 1).then(pl.lit("  ")).otherwise("name")
+    ).write_parquet(file)
     record, answered = route(project, file)
     assert (record.items, record.rejected) == (2, {"empty text": 1})
     assert answered["id"].to_list() == [frame["id"][0], frame["id"][2]]

@@ -64,7 +64,9 @@ def test_audits_split_as_gold_does() -> None:
     """An item that is gold and audited evaluates in both or certifies in both."""
     both = keys(500)
     gold = roles(both)
-    frame = pl.DataFrame({"key": both, "teacher_label": ["x"] * 500}, schema={"key": pl.Binary, "teacher_label": pl.String})
+    frame = pl.DataFrame(
+        {"key": both, "teacher_label": ["x"] * 500}, schema={"key": pl.Binary, "teacher_label": pl.String}
+    )
     none = pl.DataFrame(schema={"key": pl.Binary, "label": pl.String, "source": pl.String})
     audited = dict(judged_audits(frame, none).select("key", "role").iter_rows())
     assert {key for key, role in audited.items() if role == "evaluation"} == {
@@ -81,11 +83,20 @@ def test_a_persons_word_beats_the_teachers_and_is_counted_as_such() -> None:
         schema={"key": pl.Binary, "teacher_label": pl.String},
     )
     labels = pl.DataFrame(
-        {"key": [a, b, c, d], "label": ["h", "j", "l", "h"], "source": ["human", "adjudicated", "consensus", "human"]},
+        {
+            "key": [a, b, c, d],
+            "label": ["h", "j", "l", "h"],
+            "source": ["human", "adjudicated", "consensus", "human"],
+        },
         schema={"key": pl.Binary, "label": pl.String, "source": pl.String},
     )
     found = judged_audits(audited, labels).select("key", "label", "against").rows()
-    assert found == [(a, "h", "adjudicated"), (b, "j", "adjudicated"), (c, "t", "teacher"), (d, "h", "adjudicated")]
+    assert found == [
+        (a, "h", "adjudicated"),
+        (b, "j", "adjudicated"),
+        (c, "t", "teacher"),
+        (d, "h", "adjudicated"),
+    ]
 
 
 def test_what_a_cache_answered_judges_no_student(tmp_path: Path) -> None:
@@ -112,7 +123,14 @@ def sample(against: str, rows: int) -> CalibrationSample:
 
 @pytest.mark.parametrize(
     ("sizes", "chosen"),
-    [((150, 900, 900), 0), ((99, 100, 900), 1), ((20, 60, 40), 1), ((0, 0, 5), 2), ((0, 0, 0), None), ((), None)],
+    [
+        ((150, 900, 900), 0),
+        ((99, 100, 900), 1),
+        ((20, 60, 40), 1),
+        ((0, 0, 5), 2),
+        ((0, 0, 0), None),
+        ((), None),
+    ],
 )
 def test_the_first_large_enough_sample_certifies(sizes: tuple[int, ...], chosen: int | None) -> None:
     """The most trustworthy with enough rows; where none has, the largest; where there is none, nothing."""

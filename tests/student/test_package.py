@@ -16,8 +16,11 @@ from tasks.student.package import STUDENT_FILE, Student, load_student
 from tasks.taxonomy import Taxonomy
 
 TAXONOMY = Taxonomy(
-    ("area", "kind"), ("a > x", "a > y", "b > x", "b > y", "short", "none of these"), {"a": "the first"}, "none of these"
-)  # fmt: skip
+    ("area", "kind"),
+    ("a > x", "a > y", "b > x", "b > y", "short", "none of these"),
+    {"a": "the first"},
+    "none of these",
+)
 ENCODER = EncoderSettings("hash:16", prefix="passage: ", normalize=False, max_length=64)
 
 
@@ -65,7 +68,9 @@ def test_confidences_never_rise_with_depth(clusters: tuple[np.ndarray, np.ndarra
     assert [TAXONOMY.leaves[leaf] for leaf in answers.leaf] == answers.labels
 
 
-def test_a_damaged_or_newer_folder_is_refused(clusters: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+def test_a_damaged_or_newer_folder_is_refused(
+    clusters: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
     """No file, half a file, another format: an input error that names the file and the way out."""
     with pytest.raises(InputError, match=r"student\.json: no readable student .*Retrain"):
         load_student(tmp_path)

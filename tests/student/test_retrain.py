@@ -48,7 +48,10 @@ def rows_of(X: np.ndarray, y: np.ndarray, **other: Any) -> Rows:
 
 def gold_of(y: np.ndarray) -> pl.DataFrame:
     frame = pl.DataFrame(
-        {"key": [text_key(f"gold {n}") for n in range(len(y))], "label": [TAXONOMY.leaves[leaf] for leaf in y]},
+        {
+            "key": [text_key(f"gold {n}") for n in range(len(y))],
+            "label": [TAXONOMY.leaves[leaf] for leaf in y],
+        },
         schema={"key": pl.Binary, "label": pl.String},
     )
     return with_roles(frame)
@@ -87,7 +90,9 @@ def test_shuffling_gold_labels_changes_no_choice(with_gold: Trained, clusters: C
 def test_metrics_bear_the_documented_names(with_gold: Trained) -> None:
     """`gold.LEVEL.top1|top3|top5|macro_f1` and `ece`, each in [0, 1], top-k never falling with k."""
     metrics = flat_metrics(with_gold.winner_scores, with_gold.judged_on)
-    wanted = {f"gold.{level}.{name}" for level in ("area", "kind") for name in ("top1", "top3", "top5", "macro_f1")}
+    wanted = {
+        f"gold.{level}.{name}" for level in ("area", "kind") for name in ("top1", "top3", "top5", "macro_f1")
+    }
     assert metrics.keys() == wanted | {"ece"}
     assert all(0 <= value <= 1 for value in metrics.values())
     assert metrics["gold.kind.top1"] <= metrics["gold.kind.top3"] <= metrics["gold.kind.top5"]
@@ -102,7 +107,10 @@ def test_only_the_evaluation_half_is_scored(with_gold: Trained) -> None:
     assert with_gold.winner_scores[-1].items == evaluation.sum() > 0
     sample = with_gold.gold.sample("gold", calibration)
     assert len(sample.truth) == calibration.sum() > 0
-    right = np.array(with_gold.gold.answers.labels)[calibration] == with_gold.gold.frame["label"].to_numpy()[calibration]
+    right = (
+        np.array(with_gold.gold.answers.labels)[calibration]
+        == with_gold.gold.frame["label"].to_numpy()[calibration]
+    )
     assert np.array_equal(sample.wrong, ~right)
 
 
@@ -193,7 +201,11 @@ def test_recalibrating_writes_only_a_policy_that_says_something_new(tmp_path: Pa
     _audited(store, 40, 900)
     second = recalibrate_champion.fn(project, 4)
     assert second is not None
-    assert (second.against, second.cross_fitted, second.model_version) == ("teacher", False, first.model_version)
+    assert (second.against, second.cross_fitted, second.model_version) == (
+        "teacher",
+        False,
+        first.model_version,
+    )
     assert second.calibration_items == pytest.approx(450, abs=60)
     assert policies() == 2
     assert recalibrate_champion.fn(project, 5) == policy_in_force(store, retrained.model_version)

@@ -26,7 +26,8 @@ KEYS = pl.DataFrame(schema={"key": pl.Binary})
 
 def contents(names: list[str] = NAMES) -> pl.DataFrame:
     return pl.DataFrame(
-        {"key": [text_key(name) for name in names], "text": names}, schema={"key": pl.Binary, "text": pl.String}
+        {"key": [text_key(name) for name in names], "text": names},
+        schema={"key": pl.Binary, "text": pl.String},
     )
 
 
@@ -51,7 +52,9 @@ def disputed(said: dict[str, list[str]]) -> pl.DataFrame:
 NOBODY = disputed({})
 
 
-def view(names: list[str] = NAMES, gold: list[str] | None = None, held: list[str] | None = None, **other: Any) -> TrainingRows:
+def view(
+    names: list[str] = NAMES, gold: list[str] | None = None, held: list[str] | None = None, **other: Any
+) -> TrainingRows:
     return training_rows(
         weighted(labels(names=names), NOBODY),
         contents(names),
@@ -123,7 +126,9 @@ def test_disputed_rows_carry_candidates_and_half_weight() -> None:
     assert rows["candidates"].to_list() == [None, None, ["Hoses", "Seeds"]]
 
 
-@pytest.mark.parametrize(("source", "alone", "beside"), [("single", 1.0, 0.5), ("imported", 1.0, 0.5), ("human", 1.0, 1.0)])
+@pytest.mark.parametrize(
+    ("source", "alone", "beside"), [("single", 1.0, 0.5), ("imported", 1.0, 0.5), ("human", 1.0, 1.0)]
+)
 def test_one_source_counts_half_only_beside_agreements(source: str, alone: float, beside: float) -> None:
     """A single pass weighs half where others agree; where there is nothing better it weighs all; people always do."""
     assert weighted(labels(source), NOBODY)["weight"].to_list() == [alone] * len(NAMES)
@@ -154,7 +159,9 @@ def test_whatever_changes_training_changes_the_fingerprint(tmp_path: Path) -> No
         frame.with_columns(label=pl.when(first).then(pl.lit("Shoes")).otherwise("label")),
         frame.with_columns(source=pl.when(first).then(pl.lit("human")).otherwise("source")),
         frame.with_columns(weight=pl.when(first).then(0.5).otherwise("weight")),
-        frame.with_columns(candidates=pl.when(first).then(pl.lit(["Kettles", "Shoes"])).otherwise("candidates")),
+        frame.with_columns(
+            candidates=pl.when(first).then(pl.lit(["Kettles", "Shoes"])).otherwise("candidates")
+        ),
         frame.with_columns(group=pl.when(first).then(pl.col("key").last()).otherwise("group")),
         frame[1:],
     ]
