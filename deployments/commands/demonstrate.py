@@ -17,6 +17,7 @@ from deployments.output import Outcome, command
     type=click.Path(dir_okay=False, path_type=Path),
     help="A labelled table instead: text, label or l1..l3.",
 )
+@click.option("--images", is_flag=True, help="Handwritten digits and an image model instead.")
 @click.option(
     "--noise",
     default=0.15,
@@ -40,13 +41,19 @@ from deployments.output import Outcome, command
 @click.option("--seed", default=0, show_default=True)
 @command(needs_project=False)
 def demo_command(
-    data: Path | None, noise: float, items: int, review_rows: int, reviewer_error: float, seed: int
+    data: Path | None,
+    images: bool,
+    noise: float,
+    items: int,
+    review_rows: int,
+    reviewer_error: float,
+    seed: int,
 ) -> Outcome:
     """Turn the wheel twice, without a key, and print what came of it.
 
     The demo's own folder under var/ is made anew each time.
     """
-    from deployments.demo.scene import catalogue_scene, forget, labelled_scene
+    from deployments.demo.scene import catalogue_scene, digits_scene, forget, labelled_scene, project_name
     from deployments.demo.table import as_dict, render, write
     from deployments.demo.turn import free_port, turn_twice
     from tasks.project import flywheel_home, load_project
@@ -58,11 +65,17 @@ def demo_command(
         sys.stderr.flush()
 
     say("making the data and the teacher's answers")
-    forget(home, data)
-    if data is None:
-        scene = catalogue_scene(home, noise, seed, port, items)
-    else:
+    if data is not None and images:
+        raise click.UsageError("--data and --images exclude each other")
+    if data is not None:
+        forget(home, project_name(data))
         scene = labelled_scene(home, data, noise, seed, port, items)
+    elif images:
+        forget(home, "digits")
+        scene = digits_scene(home, noise, seed, port)
+    else:
+        forget(home, "catalogue")
+        scene = catalogue_scene(home, noise, seed, port, items)
     result = turn_twice(scene, port, reviewer_error, review_rows, seed, say)
     say("done")
     write(result, load_project(scene.project_file).root / "demo.json")

@@ -42,15 +42,14 @@ class Turn:
 
 
 def turns(store: Store, truth: Mapping[str, str]) -> list[Turn]:
-    """The routed turns in order, against the truth (by text) and against what audits know."""
+    """The routed turns in order, against the truth (by hexadecimal key) and against what audits know."""
     traffic = schema.traffic
     rows = store.read(select(traffic).order_by(traffic.c.id))
-    texts = store.read(select(schema.items.c.key, schema.items.c.text)).unique("key")
     judged = effective_labels(store).filter(pl.col("source").is_in(["human", "adjudicated"]))
-    rows = rows.join(texts, on="key", how="left", maintain_order="left").join(
+    rows = rows.join(
         judged.select("key", pl.col("label").alias("decided")), on="key", how="left", maintain_order="left"
     )
-    right = [truth.get(text) for text in rows["text"].to_list()]
+    right = [truth.get(key.hex()) for key in rows["key"].to_list()]
     rows = rows.with_columns(
         pl.Series("truth", right, pl.String), pl.coalesce("decided", "teacher_label").alias("believed")
     )
@@ -94,13 +93,12 @@ def label_error(store: Store, truth: Mapping[str, str], cleaned: pl.DataFrame) -
 
     Args:
         store: the open database.
-        truth: text to label.
+        truth: hexadecimal key to label.
         cleaned: key, label, overwritten as cleaning wrote it.
     """
-    texts = store.read(select(schema.items.c.key, schema.items.c.text)).unique("key")
     raw = effective_labels(store).select("key", pl.col("label").alias("raw"))
-    rows = cleaned.join(texts, on="key", how="left").join(raw, on="key", how="left")
-    right = pl.Series("truth", [truth.get(text) for text in rows["text"].to_list()], pl.String)
+    rows = cleaned.join(raw, on="key", how="left")
+    right = pl.Series("truth", [truth.get(key.hex()) for key in rows["key"].to_list()], pl.String)
     rows = rows.with_columns(right)
     changed = rows.filter(pl.col("overwritten"))
 

@@ -7,7 +7,7 @@ user's becomes items, gold and two portions of traffic.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import polars as pl
 import yaml
 
 from tasks.errors import InputError
-from tasks.records import normalise, text_key
+from tasks.records import image_key, normalise, text_key
 from tasks.sources import read_table
 from tasks.taxonomy import join, split
 
@@ -30,17 +30,18 @@ class Scene:
 
     Attributes:
         project_file: what the jobs are given.
-        truth: text to true label path, over items, gold and traffic.
-        traffic: (id, text) frames of the turns; `write_turn` puts one where the project looks for it.
-        answers_file: text, a, b: what the simulated teacher says in its two passes.
-        columns: the project's id and text columns.
+        truth: item key (hexadecimal) to true label path, over items, gold and traffic.
+        traffic: frames of the turns; `write_turn` puts one where the project looks for it.
+        answers_file: the content, a, b: what the simulated teacher says in its two passes.
+        content_column: of the answers file.
+        teacher_noise: share of wrong answers in each pass.
     """
 
     project_file: Path
     truth: Mapping[str, str]
     traffic: tuple[pl.DataFrame, ...]
     answers_file: Path
-    columns: tuple[str, str]
+    content_column: str
     teacher_noise: float
 
     def write_turn(self, turn: int) -> Path:
@@ -51,11 +52,10 @@ class Scene:
         return file
 
 
-def forget(home: Path, data: Path | None) -> None:
+def forget(home: Path, name: str) -> None:
     """Remove what an earlier demo of the same name left, its registered model's aliases included."""
     from tasks.promotion.registry import Registry
 
-    name = "catalogue" if data is None else _project_name(data)
     shutil.rmtree(home / "var" / name, ignore_errors=True)
     if (home / "var" / "mlflow.db").exists():
         store = f"sqlite:///{(home / 'var' / 'mlflow.db').absolute()}"
@@ -65,7 +65,8 @@ def forget(home: Path, data: Path | None) -> None:
                 registry.drop_alias(alias)
 
 
-def _project_name(data: Path) -> str:
+def project_name(data: Path) -> str:
+    """The name of the demo project made of a user's file."""
     return "demo-" + "".join(ch if ch.isalnum() else "-" for ch in data.stem.lower())
 
 
@@ -78,10 +79,33 @@ def catalogue_scene(home: Path, noise: float, seed: int, port: int, items: int =
     root = home / "var" / "catalogue"
     catalogue.write_parquet(root / "data" / "items.parquet", made.items)
     catalogue.write_parquet(root / "data" / "gold.parquet", made.gold)
-    truth = dict(made.truth_by_name())
-    answers = _write_answers(root, truth, noisy_passes(list(truth), list(truth.values()), noise, 2, seed))
+    said = dict(made.truth_by_name())
+    answers = _write_answers(
+        root, "text", list(said), noisy_passes(list(said), list(said.values()), noise, 2, seed)
+    )
     file = _place_project(home, "catalogue", port)
-    return Scene(file, truth, (made.traffic, made.drifted_traffic), answers, ("product_id", "name"), noise)
+    return Scene(file, _by_text(said), (made.traffic, made.drifted_traffic), answers, "text", noise)
+
+
+def digits_scene(home: Path, noise: float, seed: int, port: int) -> Scene:
+    """Handwritten digits as images under `var/digits`: 1,000 items, 400 gold, two portions of traffic."""
+    from tasks.demo import digits
+    from tasks.demo.noise import noisy_passes_from_features
+
+    made = digits.generate(seed)
+    root = home / "var" / "digits"
+    (root / "data" / "traffic").mkdir(parents=True, exist_ok=True)
+    made.items.write_parquet(root / "data" / "items.parquet")
+    made.gold.write_parquet(root / "data" / "gold.parquet")
+    truth = made.truth()
+    labels = truth["label"].to_list()
+    passes = noisy_passes_from_features(digits.pixels(truth["image"]), labels, noise, 2, seed)
+    answers = _write_answers(root, "image", truth["image"].to_list(), passes)
+    keys = [image_key(image).hex() for image in truth["image"].to_list()]
+    half = made.traffic.height // 2
+    file = _place_project(home, "digits", port)
+    turns = (made.traffic[:half], made.traffic[half:])
+    return Scene(file, dict(zip(keys, labels, strict=True)), turns, answers, "image", noise)
 
 
 def labelled_scene(home: Path, data: Path, noise: float, seed: int, port: int, items: int) -> Scene:
@@ -108,18 +132,23 @@ def labelled_scene(home: Path, data: Path, noise: float, seed: int, port: int, i
         rest[portion : 2 * portion],
         rest[2 * portion : 2 * portion + items],
     )
-    name = _project_name(data)
+    name = project_name(data)
     root = home / "var" / name
     (root / "data" / "traffic").mkdir(parents=True, exist_ok=True)
     known.select("id", "text").write_parquet(root / "data" / "items.parquet")
     gold.select("id", "text", *levels).write_parquet(root / "data" / "gold.parquet")
     used = pl.concat([gold, first, second, known])
-    truth = dict(used.select("text", "path").iter_rows())
-    answers = _write_answers(root, truth, noisy_passes(list(truth), list(truth.values()), noise, 2, seed))
-    file = _write_project(root, name, levels, rows, port)
-    return Scene(
-        file, truth, (first.select("id", "text"), second.select("id", "text")), answers, ("id", "text"), noise
+    said = dict(used.select("text", "path").iter_rows())
+    answers = _write_answers(
+        root, "text", list(said), noisy_passes(list(said), list(said.values()), noise, 2, seed)
     )
+    file = _write_project(root, name, levels, rows, port)
+    turns = (first.select("id", "text"), second.select("id", "text"))
+    return Scene(file, _by_text(said), turns, answers, "text", noise)
+
+
+def _by_text(said: Mapping[str, str]) -> dict[str, str]:
+    return {text_key(text).hex(): label for text, label in said.items()}
 
 
 def _labelled_rows(table: pl.DataFrame, levels: list[str]) -> pl.DataFrame:
@@ -165,10 +194,12 @@ def _gold_and_rest(rows: pl.DataFrame, gold_rows: int, seed: int) -> tuple[pl.Da
     return shuffled[:cut], shuffled[cut:]
 
 
-def _write_answers(root: Path, truth: Mapping[str, str], passes: list[list[str]]) -> Path:
+def _write_answers(
+    root: Path, column: str, contents: Sequence[str] | Sequence[bytes], passes: list[list[str]]
+) -> Path:
     file = root / "teacher" / "answers.parquet"
     file.parent.mkdir(parents=True, exist_ok=True)
-    pl.DataFrame({"text": list(truth), "a": passes[0], "b": passes[1]}).write_parquet(file)
+    pl.DataFrame({column: contents, "a": passes[0], "b": passes[1]}).write_parquet(file)
     return file
 
 

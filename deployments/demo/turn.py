@@ -57,9 +57,10 @@ def free_port(wanted: int = DEFAULT_PORT) -> int:
 
 
 @contextmanager
-def simulated_teacher(answers: Path, port: int, log: Path) -> Iterator[None]:
+def simulated_teacher(answers: Path, port: int, log: Path, content_column: str = "text") -> Iterator[None]:
     """The simulated teacher as a process of its own, up while the block runs."""
-    arguments = ["teacher-sim", "--answers", str(answers), "--answer-columns", "a,b", "--port", str(port)]
+    arguments = ["teacher-sim", "--answers", str(answers), "--text-column", content_column]
+    arguments += ["--answer-columns", "a,b", "--port", str(port)]
     with log.open("w", encoding="utf-8") as stream:
         process = subprocess.Popen(
             [sys.executable, "-m", "deployments.cli", *arguments], stdout=stream, stderr=stream
@@ -113,7 +114,7 @@ def turn_twice(
         return result
 
     project.root.mkdir(parents=True, exist_ok=True)
-    with simulated_teacher(scene.answers_file, port, project.root / "teacher.log"):
+    with simulated_teacher(scene.answers_file, port, project.root / "teacher.log", scene.content_column):
         labelled = timed("label: the teacher answers every item twice", lambda: label(file, gold=True))
         reviewed = timed(
             "review: a simulated person looks at the queue",

@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any, Protocol
@@ -69,8 +70,9 @@ def fingerprint(settings: EncoderSettings) -> str:
     return f"{stem}-{digest}"
 
 
+@lru_cache(maxsize=2)
 def load_encoder(settings: EncoderSettings) -> Encoder:
-    """Load the encoder.
+    """Load the encoder; the same settings give the same one again, for a run routes shard after shard.
 
     Raises:
         EncoderError: unknown, out of reach, or its weights are not the ones the project names.
@@ -264,8 +266,15 @@ def _weights_hash(settings: EncoderSettings) -> str | None:
         raise EncoderError(
             settings.model, f"no weights in {folder.name}", "Give a folder with model.safetensors."
         )
+    stats = [file.stat() for file in weights]
+    return _sha256(tuple(weights), tuple((stat.st_size, stat.st_mtime_ns) for stat in stats))
+
+
+@lru_cache(maxsize=8)
+def _sha256(files: tuple[Path, ...], stamps: tuple[tuple[int, int], ...]) -> str:
+    """Of the files' bytes in order; `stamps` (size, time) make a changed file another question."""
     digest = hashlib.sha256()
-    for file in weights:
+    for file in files:
         with file.open("rb") as stream:
             while block := stream.read(1 << 22):
                 digest.update(block)

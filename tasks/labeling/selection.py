@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 from sqlalchemy import select
 
+from tasks.errors import InputError
 from tasks.labeling.ledger import missing
 from tasks.labeling.retries import Request
 from tasks.store import Store, schema
@@ -103,6 +104,6 @@ def requests_of(frame: pl.DataFrame, modality: str) -> Iterator[Request]:
     for row in frame.select("key", "pass", "text", "image").iter_slices(1):
         try:
             content: str | bytes = content_of(row, modality)[0]
-        except (OSError, TypeError):
+        except (InputError, TypeError):
             content = b""
         yield Request(row["key"][0], row["pass"][0], content)

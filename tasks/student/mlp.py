@@ -6,7 +6,6 @@ Trained with torch; what it predicts is two matrix products in numpy, so that se
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -25,10 +24,10 @@ from tasks.student.heads import (
     spread,
     write_head,
 )
+from tasks.student.threads import threads_for
 
 WIDTH = 256
 SMOOTHING = 0.05
-ONE_THREAD_BELOW = 100_000
 MAX_EPOCHS = 40
 PATIENCE = 4
 LEARNING_RATE = 2e-3
@@ -67,7 +66,7 @@ class MlpHead:
         seed: int,
     ) -> NDArray[np.float32]:
         """See `Head.tune`. One number of epochs serves all folds: the one whose pooled log-loss is least."""
-        with _threads_for(len(y)):
+        with threads_for(len(y)):
             return self._tune(X, y, folds, weight, n_leaves, seed)
 
     def _tune(
@@ -124,7 +123,7 @@ class MlpHead:
             else:
                 self.epochs = 1
         self.n_leaves, (self.seen, dense) = n_leaves, seen_leaves(y)
-        with _threads_for(len(y)):
+        with threads_for(len(y)):
             for weights in _epochs(
                 X, dense, weight, len(self.seen), self.dropout, self.decay, self.epochs or 1, seed
             ):
@@ -194,20 +193,6 @@ class MlpHead:
             if self.epochs is None and len(losses) - 1 - int(np.argmin(losses)) >= PATIENCE:
                 break
         return snapshots, losses
-
-
-@contextmanager
-def _threads_for(rows: int) -> Iterator[None]:
-    """One torch thread while few rows are trained on: spinning threads cost ten times on a busy machine."""
-    import torch
-
-    before = torch.get_num_threads()
-    if rows < ONE_THREAD_BELOW:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _forward(X: NDArray[np.float32], weights: Weights) -> NDArray[np.floating]:

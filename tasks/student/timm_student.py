@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tasks.errors import InputError, TrainingError
 from tasks.student.calibration import apply_temperature
 from tasks.student.heads import read_arrays, read_settings, seen_leaves, spread, write_head
+from tasks.student.threads import threads_for
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's channel statistics, which timm's pretrained weights expect."""
@@ -93,7 +94,8 @@ class TimmStudent:
             if weight is None
             else torch.from_numpy(weight.astype(np.float32) / weight.mean())
         )
-        with torch.random.fork_rng(devices=[]):
+        # Few pixels an image: as little work a step as a small MLP's.
+        with threads_for(len(y) * self.image_size // 64), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             net = self._net = self._create(self.pretrained, len(self.seen))
             generator = torch.Generator().manual_seed(seed)

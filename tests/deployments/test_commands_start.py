@@ -237,9 +237,8 @@ def test_columns_are_guessed(table: dict[str, Any], expected: tuple[str, str, st
     assert (found.modality, found.id, found.content) == expected
 
 
-def test_a_table_without_ids_is_refused() -> None:
-    with pytest.raises(InputError, match="--id-column"):
-        guess_columns(pl.DataFrame({"text": ["a", "a"]}), Path("t.csv"))
+def test_a_table_without_ids_names_items_by_their_content() -> None:
+    assert guess_columns(pl.DataFrame({"text": ["a", "a"]}), Path("t.csv")).id is None
 
 
 @pytest.mark.parametrize("name", ["a > b", "x" * 201, "_about"])

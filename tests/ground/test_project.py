@@ -53,7 +53,7 @@ def test_a_first_project_needs_only_three_sections(tmp_path: Path) -> None:
     assert project.database_url == f"sqlite:///{project.root / 'flywheel.db'}"
     assert project.tracking_uri == f"sqlite:///{tmp_path / 'home' / 'var' / 'mlflow.db'}"
     assert project.experiment == "minimal"
-    assert (project.content_column, project.source.id, project.task.other) == ("text", "id", "none of these")
+    assert (project.content_column, project.source.id, project.task.other) == ("text", None, "none of these")
     assert not (tmp_path / "home").exists()
 
 

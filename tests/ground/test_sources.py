@@ -146,8 +146,16 @@ def test_a_missing_column_is_refused(project: Project, missing: str) -> None:
 
 def test_ids_that_are_no_text_are_refused(project: Project) -> None:
     """A column of raw bytes cannot name items, and is refused as such."""
-    with pytest.raises(InputError, match="ids in column 'id' are Binary"):
+    with pytest.raises(InputError, match="ids in column 'id' cannot be read as text"):
         items_of(project, [{"id": b"\xff\xfe", "name": "kettle"}])
+
+
+def test_without_ids_the_content_names_the_item(project: Project) -> None:
+    """A table without an id column is read where the project names none: the key is the id, repeats are one."""
+    nameless = project.model_copy(update={"source": project.source.model_copy(update={"id": None})})
+    read = read_items(nameless, pl.DataFrame({"name": ["kettle", "hose", "kettle "]}), Path("items.csv"))
+    assert read.frame["source_id"].to_list() == [key.hex() for key in read.frame["key"].to_list()]
+    assert read.frame["source_id"].n_unique() == 2
 
 
 def test_tables_of_three_kinds_read_alike(project: Project, tmp_path: Path) -> None:

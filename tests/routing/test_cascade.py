@@ -82,7 +82,7 @@ def traffic(draw: st.DrawFn) -> dict[str, Any]:
     of_name = {
         name: (
             draw(st.sampled_from(LABELS)),
-            tuple(sorted(draw(st.tuples(st.floats(0, 1), st.floats(0, 1))), reverse=True)),
+            (top := draw(st.floats(0, 1)), draw(st.floats(0, top))),
         )
         for name in distinct
     }
