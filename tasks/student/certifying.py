@@ -112,7 +112,9 @@ def _sentence(certificate: Certificate, sample: CalibrationSample) -> str:
             "a few hundred adjudicated or gold items would lift coverage."
         )
     if sample.cross_fitted:
-        sentence = sentence.replace(", which proves at most", "; by cross-fitting, which is empirical, at most")
+        sentence = sentence.replace(
+            ", which proves at most", "; by cross-fitting, which is empirical, at most"
+        )
     return sentence
 
 
