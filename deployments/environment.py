@@ -47,6 +47,30 @@ def prepare(verbose: bool = False) -> None:
         os.environ["PREFECT_API_URL"] = url
 
 
+def end_orphaned_servers() -> int:
+    """End temporary Prefect servers of this home whose command was killed; returns how many.
+
+    A command that dies by kill -9 cannot end the server it started; the next one does it, so that they do not
+    pile up at 200 MB each.
+    """
+    import psutil
+
+    if any(word in " ".join(psutil.Process(1).cmdline()) for word in ("flywheel", "deployments.cli")):
+        return 0  # in a container a living command may be process 1, and its server's parent
+    ended = 0
+    for process in psutil.process_iter(["ppid", "cmdline"]):
+        words = " ".join(process.info["cmdline"] or [])
+        if process.info["ppid"] != 1 or "prefect.server.api.server" not in words:
+            continue
+        try:
+            if process.environ().get("PREFECT_HOME") == os.environ["PREFECT_HOME"]:
+                process.terminate()
+                ended += 1
+        except psutil.Error:
+            continue  # it ended by itself, or is another user's
+    return ended
+
+
 def stack_file() -> Path:
     """Where `flywheel up` says what it runs."""
     return flywheel_home() / "var" / "up.json"

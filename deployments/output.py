@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from deployments.environment import prepare
+from deployments.environment import end_orphaned_servers, prepare
 from tasks.errors import FlywheelError
 from tasks.project import load_project
 
@@ -49,6 +49,7 @@ def command(
             try:
                 if needs_project:
                     load_project(options["project"])  # a mistake there is told before an engine is started
+                    end_orphaned_servers()
                 outcome = work(**options)
             except FlywheelError as error:
                 outcome = Outcome({"error": str(error)}, "", error.exit_code)
