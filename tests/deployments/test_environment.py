@@ -20,7 +20,7 @@ def _orphan(home: Path) -> psutil.Process:
     starter = (
         "import subprocess, sys; "
         f"print(subprocess.Popen([sys.executable, '-c', {SLEEP!r}, 'prefect.server.api.server:create_app'], "
-        "stdout=subprocess.DEVNULL).pid)"
+        "stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid)"
     )
     done = subprocess.run(
         [sys.executable, "-c", starter],
