@@ -18,7 +18,7 @@ demo: .venv/installed
 	.venv/bin/flywheel demo
 
 test: .venv/installed
-	.venv/bin/python -m pytest tests -n 2 --dist loadfile
+	.venv/bin/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/installed
 	.venv/bin/ruff format --check .

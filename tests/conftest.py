@@ -58,6 +58,22 @@ from tests.postgres import ABSENT, binaries, running_postgres  # noqa: E402
 ROOT = Path(__file__).resolve().parents[1]
 
 
+# The longest files first, so that two workers end together; the rest as collected.
+LONGEST_FIRST = (
+    "test_demo.py",
+    "test_readme.py",
+    "test_stack.py",
+    "test_schedule.py",
+    "test_commands_watch.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; within a file nothing moves."""
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
 class Database(NamedTuple):
     """Where a test's database is, for `open_store(*database)` here or in another process."""
 
