@@ -21,6 +21,7 @@ from tasks.taxonomy import join, split
 
 CONF = Path(__file__).parents[2] / "conf"
 TRAFFIC_ROWS, GOLD_ROWS = 1500, 1500
+MIN_TEST_ROWS = 400
 LEVEL_NAMES = ("l1", "l2", "l3")
 
 
@@ -125,13 +126,7 @@ def labelled_scene(home: Path, data: Path, noise: float, seed: int, port: int, i
     rows = _labelled_rows(table, levels)
     if rows.height < 400:
         raise InputError(data, f"{rows.height} labelled rows are too few for a demo", "Give 400 or more.")
-    gold, rest = _gold_and_rest(rows, GOLD_ROWS, seed)
-    portion = min(TRAFFIC_ROWS, rest.height // 6)
-    first, second, known = (
-        rest[:portion],
-        rest[portion : 2 * portion],
-        rest[2 * portion : 2 * portion + items],
-    )
+    gold, first, second, known = _portions(rows, items, seed)
     name = project_name(data)
     root = home / "var" / name
     (root / "data" / "traffic").mkdir(parents=True, exist_ok=True)
@@ -184,14 +179,25 @@ def _ending_in_leaves(rows: pl.DataFrame, levels: list[str]) -> pl.DataFrame:
     return rows.with_columns(pl.Series("path", paths, pl.String), *columns)
 
 
-def _gold_and_rest(rows: pl.DataFrame, gold_rows: int, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _portions(
+    rows: pl.DataFrame, items: int, seed: int
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Gold, the two turns' traffic, and items to label.
+
+    Gold and traffic come out of the same pool, the test split where there is one: a certificate speaks of traffic
+    like its sample, and the splits of a data set are often not alike.
+    """
     shuffled = rows.sample(fraction=1.0, shuffle=True, seed=seed)
-    if (rows["split"] == "test").sum() >= 100:
-        return shuffled.filter(pl.col("split") == "test")[:gold_rows], shuffled.filter(
-            pl.col("split") != "test"
-        )
-    cut = min(gold_rows, rows.height // 5)
-    return shuffled[:cut], shuffled[cut:]
+    tested = shuffled.filter(pl.col("split") == "test")
+    if tested.height >= MIN_TEST_ROWS:
+        pool, known = tested, shuffled.filter(pl.col("split") != "test")
+    else:
+        cut = shuffled.height // 2
+        pool, known = shuffled[:cut], shuffled[cut:]
+    gold = min(GOLD_ROWS, pool.height // 2)
+    portion = min(TRAFFIC_ROWS, (pool.height - gold) // 2)
+    first, second = pool[gold : gold + portion], pool[gold + portion : gold + 2 * portion]
+    return pool[:gold], first, second, known[:items]
 
 
 def _write_answers(

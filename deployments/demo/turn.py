@@ -134,7 +134,7 @@ def turn_twice(
             lambda: _review(project, scene, reviewer_error, review_rows, seed + 1),
         )
         scene.write_turn(2)
-        night = timed("nightly: the wheel turns again, on traffic that has drifted", lambda: nightly(file))
+        night = timed("nightly: the wheel turns again, on new traffic", lambda: nightly(file))
     reviewed += timed(
         "review: differences on the new traffic",
         lambda: _review(project, scene, reviewer_error, review_rows, seed + 2),
