@@ -102,7 +102,7 @@ def candidate_runs(trained: Trained, record: Retrained) -> list[CandidateRun]:
     return runs
 
 
-def tables(trained: Trained, sample: CalibrationSample | None) -> dict[str, Mapping[str, Sequence[Any]]]:
+def tables(trained: Trained) -> dict[str, Mapping[str, Sequence[Any]]]:
     """The escalation table and the most frequent mistakes, as columns."""
     truth, answered, confidence = evaluation_rows(trained)
     leaves = trained.student.taxonomy.leaves
@@ -130,6 +130,7 @@ def retrain_facts(
     """Everything the report draws and `flywheel thresholds` certifies on, as plain values."""
     truth, answered, confidence = evaluation_rows(trained)
     bins = reliability(confidence, truth == answered)
+    drawn = tables(trained)
     return {
         "judged_on": trained.judged_on,
         "student_kind": trained.student.kind,
@@ -142,8 +143,8 @@ def retrain_facts(
             "accuracy": bins.accuracy.tolist(),
             "items": bins.items.tolist(),
         },
-        "escalation": tables(trained, sample)["escalation.json"],
-        "confused_pairs": tables(trained, sample)["confused_pairs.json"],
+        "escalation": drawn["escalation.json"],
+        "confused_pairs": drawn["confused_pairs.json"],
         "scores": {name: flat_metrics(scores, trained.judged_on) for name, scores in trained.scores.items()},
         "cleaning": cleaned.as_dict(),
         "curve": [asdict(point) for point in certificate.curve] if certificate else [],

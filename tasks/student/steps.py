@@ -136,7 +136,7 @@ def train_and_register(project: Project, cleaned: Cleaned, run_id: int) -> Retra
         candidate_runs(trained, record),
         project.root.joinpath(cleaned.snapshot.path),
         cleaned.snapshot.fingerprint,
-        tables(trained, sample),
+        tables(trained),
         facts | record.as_dict(),
     )
     version = registry.register(
