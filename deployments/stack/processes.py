@@ -22,6 +22,7 @@ from tasks.errors import FlywheelError
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 SETTLED_SECONDS = 60.0  # who ran so long starts again at once, however often it fell before
+SILENT_SECONDS = 180.0  # a server that runs but has not answered for so long hangs
 LOG_BYTES = 20_000_000
 
 
@@ -54,6 +55,7 @@ class Supervised:
     started_at: float = 0.0
     falls: int = 0
     again_at: float | None = None
+    heard_at: float = 0.0
 
     def start(self) -> None:
         """Afterwards the process runs, in a session (and process group) of its own."""
@@ -68,7 +70,8 @@ class Supervised:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.started_at, self.again_at = time.monotonic(), None
+        self.started_at = self.heard_at = time.monotonic()
+        self.again_at = None
 
     def exit_code(self) -> int | None:
         """The exit code if the process has ended, else None."""
@@ -77,6 +80,19 @@ class Supervised:
     def answers(self, timeout_seconds: float = 2.0) -> bool:
         """Whether its address answers; True for a part without one."""
         return self.part.health_url is None or answers_ok(self.part.health_url, timeout_seconds)
+
+    def end_if_hung(self, silent_seconds: float = SILENT_SECONDS) -> str | None:
+        """Kill it if it runs but has not answered for so long (`revive` starts it again); returns what happened."""
+        if self.process is None or self.exit_code() is not None:
+            return None
+        now = time.monotonic()
+        if self.answers():
+            self.heard_at = now
+        if now - self.heard_at <= silent_seconds:
+            return None
+        end_group(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        return f"{self.part.name} has not answered for {now - self.heard_at:.0f} s and was ended"
 
     def revive(self) -> str | None:
         """Start it again if it fell and its pause is over; returns what happened, if anything did.

@@ -99,6 +99,7 @@ class _Running:
             "mlflow": addresses.mlflow,
         }
         self.began = time.monotonic()
+        self.unswept: str | None = None
 
     def start(self) -> None:
         """Afterwards all parts are up and the deployments registered, or the end was asked for."""
@@ -146,6 +147,10 @@ class _Running:
             looked = time.monotonic()
             for part in self.parts:
                 part.trim_log()
+                if happened := part.end_if_hung():
+                    self.say(happened)
+            if self.unswept is not None:
+                self._sweep(self.unswept)
             if (now := fingerprint(self.stack.conf)) != known:
                 known = now
                 self._register_again()
@@ -183,8 +188,11 @@ class _Running:
         try:
             names = sweep(self.addresses.prefect_api, reason)
         except OSError as error:
-            self.say(f"runs without a process could not be looked up ({error})")
+            if self.unswept is None:
+                self.say(f"runs without a process cannot be looked up yet ({error})")
+            self.unswept = reason
             return
+        self.unswept = None
         if names:
             self.say(f"crashed   {', '.join(names)}: {reason}")
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -206,6 +207,28 @@ def test_who_does_not_end_when_asked_is_killed(child: Callable[[str], Supervised
     eventually(lambda: thing.part.log.read_text())
     stop([thing], 0.3)
     assert thing.exit_code() == -signal.SIGKILL
+
+
+def test_a_server_that_hangs_is_ended_and_started_again(child: Callable[[str], Supervised]) -> None:
+    """It runs and answers nothing: after the time it is given, and not before, it is killed."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    thing = child(
+        f"import http.server as h; h.test(h.SimpleHTTPRequestHandler, port={port}, bind='127.0.0.1')"
+    )
+    thing.part = replace(thing.part, health_url=f"http://127.0.0.1:{port}/")
+    eventually(thing.answers)
+    assert thing.process is not None
+    assert thing.end_if_hung(0.0) is None
+    os.kill(thing.process.pid, signal.SIGSTOP)
+    assert thing.end_if_hung(60.0) is None
+    said = thing.end_if_hung(1.0)
+    assert said is not None
+    assert "thing has not answered for" in said
+    assert thing.exit_code() == -signal.SIGKILL
+    again = thing.revive()
+    assert again is not None
+    assert "starting it again" in again
 
 
 def test_a_fallen_process_is_started_again_after_a_pause(child: Callable[[str], Supervised]) -> None:
