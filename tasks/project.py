@@ -66,16 +66,19 @@ class Price(Section):
     input: float = Field(0.0, ge=0)
     cached_input: float | None = Field(None, ge=0)
     output: float = Field(0.0, ge=0)
+    batch: Share = 0.5  # what a token costs through the Batch API, as a share
 
 
 class Model(Section):
-    """One model behind an OpenAI-compatible API."""
+    """One model behind an OpenAI-compatible API; without a price of its own it has that of the price table."""
 
     base_url: str = "https://api.openai.com/v1"
     api_key_env: str = "OPENAI_API_KEY"
     model: str
-    price: Price = Price()
+    price: Price | None = None
     concurrency: int = Field(64, ge=1, le=4096)
+    requests_per_minute: int | None = Field(None, ge=1)
+    tokens_per_minute: int | None = Field(None, ge=1)
     timeout_seconds: float = Field(60.0, gt=0)
     max_attempts: int = Field(6, ge=1)
     temperature: float | None = Field(0.0, ge=0)
@@ -101,11 +104,24 @@ class Model(Section):
         )
 
 
+class PassSettings(Section):
+    """What one pass does differently from the teacher's own settings."""
+
+    model: str | None = None
+    temperature: float | None = Field(None, ge=0)
+
+
 class Teacher(Model):
-    """The LLM that labels, and how often it is asked about one item."""
+    """The LLM that labels, and how often it is asked about one item.
+
+    `by_pass` gives a pass (1-based) a temperature or a model of its own. Only where passes differ, the
+    `tie_breaker` is asked, or with `third_vote` the teacher itself once more.
+    """
 
     passes: int = Field(2, ge=1, le=9)
+    by_pass: dict[Annotated[int, Field(ge=1, le=9)], PassSettings] = Field(default_factory=dict)
     budget_usd: float | None = Field(None, ge=0)
+    third_vote: bool = False
     tie_breaker: Model | None = None
     adjudicator: Model | None = None
     cheap: Model | None = None
@@ -125,11 +141,38 @@ class Mix(Section):
         return self
 
 
+class Prompting(Section):
+    """The form of a request, which decides how many tokens an item costs.
+
+    `stages: 2` asks for the first level, then only within that branch; `shortlist` names the nearest so many
+    labels by embedding instead of all; `examples` shows so many decided items that are most like the item.
+    """
+
+    items_per_call: int = Field(1, ge=1, le=100)
+    stages: Literal[1, 2] = 1
+    shortlist: int | None = Field(None, ge=2)
+    examples: int = Field(0, ge=0, le=20)
+    reasons: bool = True
+    image_side: int = Field(1024, ge=32, le=8192)  # pixels; larger images are scaled down before sending
+
+
+class Synthesis(Section):
+    """Examples that the teacher writes for labels with fewer than `below` real items; None: never.
+
+    At most `most_share` of a label's examples are synthetic.
+    """
+
+    below: int | None = Field(None, ge=1)
+    most_share: OpenShare = 0.5
+
+
 class Labeling(Section):
-    """How many items one run asks about (None: all) and which first."""
+    """How many items one run asks about (None: all), which first, and in what form."""
 
     limit: int | None = Field(None, ge=1)
     mix: Mix = Mix()
+    prompt: Prompting = Prompting()
+    synthesis: Synthesis = Synthesis()
 
 
 class Encoder(Section):
@@ -216,6 +259,7 @@ class Project(Section):
     source: Source
     gold: str | None = None
     teacher: Teacher
+    prices: dict[str, Price] = Field(default_factory=dict)
     labeling: Labeling = Labeling()
     encoder: Encoder = Encoder()
     student: Student = Student()
@@ -261,6 +305,10 @@ class Project(Section):
     def taxonomy(self) -> Taxonomy:
         """The label tree, read afresh for each loaded project."""
         return load_taxonomy(self.resolve(self.task.taxonomy), self.task.levels, self.task.other)
+
+    def price_of(self, model: Model) -> Price:
+        """What a model costs: its own price, else that of the price table, else nothing."""
+        return model.price or self.prices.get(model.model) or Price()
 
     @property
     def content_column(self) -> str:

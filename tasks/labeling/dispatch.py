@@ -17,8 +17,9 @@ from tasks.errors import FatalTeacherError, RefusedTeacherError, TransientTeache
 from tasks.labeling.budget import Budget, Price
 from tasks.labeling.ledger import Entry
 from tasks.labeling.prompts import Prompt
-from tasks.labeling.replies import UNPARSEABLE, Answer, parse_reply
-from tasks.labeling.retries import Job, Request, Schedule
+from tasks.labeling.replies import UNPARSEABLE, Answer
+from tasks.labeling.requests import Item, Request
+from tasks.labeling.retries import Job, Schedule
 from tasks.labeling.teacher import Reply, Teacher
 
 UNREADABLE_ATTEMPTS = 3
@@ -73,12 +74,11 @@ async def ask_all(
     price: Price,
     concurrency: int,
     max_attempts: int,
-    max_output_tokens: int,
     seed: int = 0,
     progress: Progress | None = None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Sleep = asyncio.sleep,
-    on_finished: Callable[[Request, Answer, float], None] | None = None,
+    on_finished: Callable[[Item, Answer, float], None] | None = None,
 ) -> Asked:
     """Ask every request once; what was paid for is in the ledger when this returns, also when it raises.
 
@@ -92,20 +92,17 @@ async def ask_all(
         price: what tokens cost.
         concurrency: slots; a slot is free again when its reply is committed.
         max_attempts: tries of one request before it is given up until the next run.
-        max_output_tokens: the most a reply may have, for the reservation.
         seed: of the back-off's jitter.
         progress: called after every finished request.
         clock: monotonic seconds.
         sleep: waits.
-        on_finished: called with the request, its answer and what it cost in this run.
+        on_finished: called with each item, its answer and what it cost in this run.
 
     Raises:
         StoreError: the ledger cannot be written.
     """
     schedule = Schedule(requests, clock, sleep, seed, most_waiting=2 * concurrency)
-    run = _Run(
-        total, prompt, teacher, ledger, budget, price, max_attempts, max_output_tokens, schedule, progress
-    )
+    run = _Run(total, prompt, teacher, ledger, budget, price, max_attempts, schedule, progress)
     run.on_finished = on_finished
     run.down_after = max(3, min(DOWN_AFTER, concurrency))
     # One request goes ahead: a wrong key costs one call, and a provider's prompt cache is warm for the rest.
@@ -132,11 +129,10 @@ class _Run:
     budget: Budget
     price: Price
     max_attempts: int
-    max_output_tokens: int
     schedule: Schedule
     progress: Progress | None
     down_after: int = DOWN_AFTER
-    on_finished: Callable[[Request, Answer, float], None] | None = None
+    on_finished: Callable[[Item, Answer, float], None] | None = None
     asked: Asked = field(default_factory=Asked)
     replies: int = 0
     gave_up_in_a_row: int = 0
@@ -165,13 +161,13 @@ class _Run:
     async def _attempt(self, job: Job) -> None:
         request = job.request
         try:
-            messages = self.prompt.messages(request.key, request.content, request.pass_number)
+            messages = self.prompt.messages(request)
         except RefusedTeacherError as error:
             self.asked.errors[error.error_class] += 1
             await self._dead(job, Answer(None, error_class=error.error_class), None, 0.0)
             return
-        most_tokens = self.prompt.most_tokens(request.content, request.pass_number)
-        most_usd = self.price.cost_usd(most_tokens, 0, self.max_output_tokens)
+        most_tokens = self.prompt.most_tokens(request)
+        most_usd = self.price.cost_usd(most_tokens, 0, self.prompt.most_output_tokens(request))
         if not await self.budget.reserve(most_usd):
             self._stop("budget")
             return
@@ -181,7 +177,9 @@ class _Run:
         job.attempts += 1
         cost_usd = 0.0
         try:
-            reply = await self.teacher.ask(messages, self.prompt.response_format, request.pass_number)
+            reply = await self.teacher.ask(
+                messages, self.prompt.response_format(request), request.pass_number
+            )
             cost_usd = self.price.cost_usd(reply.prompt_tokens, reply.cached_tokens, reply.completion_tokens)
         except TransientTeacherError as error:
             await self._transient(job, error)
@@ -212,7 +210,7 @@ class _Run:
         elif reply.refused:
             answer = Answer(None, error_class="teacher_refused", reason=reply.text[:200] or None)
         else:
-            answer = parse_reply(reply.text, self.prompt.taxonomy, reply.finished)
+            (answer,) = self.prompt.parse(job.request, reply.text, reply.finished)
         if answer.error_class is None:
             entry = Entry("ok", job.attempts, None, reply, cost_usd, self._answers(job, answer))
             await self.ledger.write(entry)
@@ -266,7 +264,7 @@ class _Run:
         """Given up for this run: only the call is kept, so the next run asks again."""
         await self.ledger.write(Entry("failed", job.attempts, error_class, reply, 0.0))
         self.asked.failed += 1
-        self.asked.failed_keys.add(job.request.key)
+        self.asked.failed_keys.update(item.key for item in job.request.items)
         self.gave_up_in_a_row += 1
         if self.gave_up_in_a_row >= self.down_after:
             self._stop("teacher_down")
@@ -291,7 +289,8 @@ class _Run:
         if answer.label is not None:
             self.proved = True
         if self.on_finished is not None:
-            self.on_finished(job.request, answer, job.cost_usd)
+            for item in job.request.items:
+                self.on_finished(item, answer, job.cost_usd / len(job.request.items))
         if self.progress is not None:
             self.progress(self.done, self.total, self.asked.cost_usd)
         if self.proved and self.withheld:
@@ -305,7 +304,7 @@ class _Run:
             await self._dead(job, Answer(None, error_class=error.error_class, reason=error.detail), None, 0.0)
 
     def _answers(self, job: Job, answer: Answer) -> tuple[tuple[bytes, int, Answer], ...]:
-        return ((job.request.key, job.request.pass_number, answer),)
+        return tuple((item.key, job.request.pass_number, answer) for item in job.request.items)
 
     def _stop(self, why: str, fatal: FatalTeacherError | None = None) -> None:
         if self.asked.stopped is None:

@@ -7,26 +7,22 @@ made of it, so a killed run is repaired by the next.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 from sqlalchemy import select
 
-from tasks.labeling.budget import Budget, Price
+from tasks.labeling.asking import Asking
+from tasks.labeling.budget import Budget
 from tasks.labeling.consensus import agreement, item_states, new_label_rows
-from tasks.labeling.dispatch import Asked, Progress, Sleep, ask_all
+from tasks.labeling.dispatch import Asked, Progress, ask_all
 from tasks.labeling.ledger import Ledger, Version, current_answers, missing, read_of
-from tasks.labeling.prompts import Prompt, parameters_hash
 from tasks.labeling.replies import Answer
-from tasks.labeling.retries import Request
+from tasks.labeling.requests import Item, Request
 from tasks.labeling.selection import choose, item_keys, requests_of, stored_requests
-from tasks.labeling.teacher import OpenAITeacher, Teacher
-from tasks.project import Model
 from tasks.records import Labelled
 from tasks.store import Store, schema
 from tasks.store.labels import append_labels, raw_labels
@@ -40,58 +36,6 @@ REPLY_SCHEMA = {
     "error_class": pl.String,
     "cost_usd": pl.Float64,
 }
-
-
-@dataclass(frozen=True)
-class Asking:
-    """How one model is asked: the prompt, the model, and the terms. `connect` is called in the event loop."""
-
-    prompt: Prompt
-    connect: Callable[[], Teacher]
-    model: str
-    price: Price
-    concurrency: int
-    max_attempts: int
-    temperature: float | None
-    max_output_tokens: int
-    clock: Callable[[], float] = time.monotonic
-    sleep: Sleep = asyncio.sleep
-
-    @property
-    def version(self) -> Version:
-        """What answers are kept under."""
-        parameters = parameters_hash(self.temperature, self.max_output_tokens)
-        return Version(self.prompt.version, self.model, parameters)
-
-
-def asking(taxonomy: Taxonomy, instructions: str, modality: str, model: Model) -> Asking:
-    """How a model of the project file is asked; its API key is read when the first request leaves.
-
-    Raises:
-        ConfigError: by `connect`, when the environment holds no key.
-    """
-
-    def connect() -> Teacher:
-        return OpenAITeacher(
-            model.base_url,
-            model.api_key,
-            model.model,
-            model.temperature,
-            model.max_output_tokens,
-            model.timeout_seconds,
-            model.concurrency,
-        )
-
-    return Asking(
-        Prompt(taxonomy, instructions, modality, model.structured),
-        connect,
-        model.model,
-        Price(model.price.input, model.price.output, model.price.cached_input),
-        model.concurrency,
-        model.max_attempts,
-        model.temperature,
-        model.max_output_tokens,
-    )
 
 
 def label_items(
@@ -213,8 +157,8 @@ def ask_once(
     failures: dict[bytes, tuple[str | None, float]] = {}
     if due.height:
 
-        def remember(request: Request, answer: Answer, cost_usd: float) -> None:
-            failures[request.key] = (answer.error_class, cost_usd)
+        def remember(item: Item, answer: Answer, cost_usd: float) -> None:
+            failures[item.key] = (answer.error_class, cost_usd)
 
         requests = requests_of(due, how.prompt.modality)
         asked = _ask(store, how, requests, due.height, stage, budget_usd, run_id, seed, progress, remember)
@@ -261,7 +205,7 @@ def _ask(
     run_id: int,
     seed: int,
     progress: Progress | None,
-    on_finished: Callable[[Request, Answer, float], None] | None,
+    on_finished: Callable[[Item, Answer, float], None] | None,
 ) -> Asked:
     async def ask() -> Asked:
         async with (
@@ -278,7 +222,6 @@ def _ask(
                 how.price,
                 how.concurrency,
                 how.max_attempts,
-                how.max_output_tokens,
                 seed,
                 progress,
                 how.clock,

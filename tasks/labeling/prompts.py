@@ -17,6 +17,8 @@ from random import Random
 from typing import Any
 
 from tasks.errors import RefusedTeacherError
+from tasks.labeling.replies import Answer, parse_reply
+from tasks.labeling.requests import Request
 from tasks.taxonomy import Taxonomy, join, split
 
 TEMPLATE_VERSION = 1  # raise it with every change of wording: old answers stay, items are asked anew
@@ -39,6 +41,7 @@ class Prompt:
     instructions: str
     modality: str = "text"
     structured: bool = True
+    max_output_tokens: int = 300  # an item; its reasoning included, where a model reasons
     _systems: dict[int, str] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
@@ -47,9 +50,16 @@ class Prompt:
         parts = [TEMPLATE_VERSION, self.taxonomy.version, self.instructions, self.modality, self.structured]
         return _hash(parts)
 
-    @cached_property
-    def response_format(self) -> dict[str, Any] | None:
+    def version_of(self, request: Request) -> str:
+        """The version that the answers to a request are kept under."""
+        return self.version
+
+    def response_format(self, request: Request) -> dict[str, Any] | None:
         """The JSON schema of the answer where the provider enforces one, else None."""
+        return self._single_form
+
+    @cached_property
+    def _single_form(self) -> dict[str, Any] | None:
         if not self.structured:
             return None
         label: dict[str, Any] = {"type": "string"}
@@ -78,25 +88,37 @@ class Prompt:
             self._systems[pass_number] = "\n\n".join((self.instructions.strip(), _LABELS, listing, _FORM))
         return self._systems[pass_number]
 
-    def messages(self, key: bytes, content: str | bytes, pass_number: int) -> list[Message]:
+    def messages(self, request: Request) -> list[Message]:
         """The system message of the pass, then the item: a text inside its delimiter, or an image.
 
         Raises:
             RefusedTeacherError: the image cannot be read.
         """
+        (item,) = request.items
+        content = item.content
         if isinstance(content, bytes):
             image = {"type": "image_url", "image_url": {"url": data_url(content)}}
             body: Any = [{"type": "text", "text": "The item is this image:"}, image]
         else:
             # The key is the text's own 128-bit hash: no text can be written that contains it.
-            tag = f"item-{key.hex()}"
+            tag = f"item-{item.key.hex()}"
             body = f"<{tag}>\n{content}\n</{tag}>"
-        return [{"role": "system", "content": self.system(pass_number)}, {"role": "user", "content": body}]
+        system = {"role": "system", "content": self.system(request.pass_number)}
+        return [system, {"role": "user", "content": body}]
 
-    def most_tokens(self, content: str | bytes, pass_number: int) -> int:
+    def most_tokens(self, request: Request) -> int:
         """No fewer tokens than the prompt will have: real text needs more than two bytes a token."""
-        size = IMAGE_TOKENS if isinstance(content, bytes) else len(content.encode()) // 2
-        return size + len(self.system(pass_number).encode()) // 2 + 100
+        (item,) = request.items
+        size = IMAGE_TOKENS if isinstance(item.content, bytes) else len(item.content.encode()) // 2
+        return size + len(self.system(request.pass_number).encode()) // 2 + 100
+
+    def most_output_tokens(self, request: Request) -> int:
+        """The most tokens that the reply may have."""
+        return self.max_output_tokens * len(request.items)
+
+    def parse(self, request: Request, text: str | None, finished: bool) -> tuple[Answer, ...]:
+        """What a reply says about each item of the request, in their order."""
+        return (parse_reply(text, self.taxonomy, finished),)
 
 
 _LABELS = (

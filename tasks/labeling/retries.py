@@ -12,18 +12,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 
+from tasks.labeling.requests import Request
+
 BASE_SECONDS = 0.5
 LONGEST_SECONDS = 30.0
 LONGEST_PAUSE_SECONDS = 120.0  # a provider that asks for more is asked again after this
-
-
-@dataclass(frozen=True)
-class Request:
-    """One item to be asked about in one pass (1-based); `content` is its text or its image."""
-
-    key: bytes
-    pass_number: int
-    content: str | bytes
 
 
 @dataclass

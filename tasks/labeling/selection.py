@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from tasks.errors import InputError
 from tasks.labeling.ledger import missing
-from tasks.labeling.retries import Request
+from tasks.labeling.requests import Item, Request
 from tasks.store import Store, schema
 from tasks.store.items import content_of
 
@@ -106,4 +106,4 @@ def requests_of(frame: pl.DataFrame, modality: str) -> Iterator[Request]:
             content: str | bytes = content_of(row, modality)[0]
         except (InputError, TypeError):
             content = b""
-        yield Request(row["key"][0], row["pass"][0], content)
+        yield Request((Item(row["key"][0], content),), row["pass"][0])

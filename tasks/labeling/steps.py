@@ -70,10 +70,11 @@ def label_with_teacher(
     project: Project, run_id: int, limit: int | None = None, gold: bool = False
 ) -> Labelled:
     """Afterwards all that was chosen is answered in every pass or counted as left, and labels are resolved."""
-    from tasks.labeling.labelling import ask_once, asking, label_items
+    from tasks.labeling.asking import asking_teacher
+    from tasks.labeling.labelling import ask_once, label_items
 
     store = open_store(project.database_url, project.project)
-    how = asking(project.taxonomy, project.task.instructions, project.task.modality, project.teacher)
+    how = asking_teacher(project)
     known_gold = read_gold(project)
     never = pl.concat([known_gold.select("key"), _answered_without_the_teacher(store)])
     labelled = label_items(
@@ -107,11 +108,11 @@ def export_review_queue(
     project: Project, out: Path | None = None, limit: int | None = None
 ) -> tuple[str, int]:
     """Write the review queue; returns where it lies and how many rows it has."""
-    from tasks.labeling.labelling import asking
+    from tasks.labeling.asking import asking_teacher
     from tasks.labeling.review import export_review
 
     store = open_store(project.database_url, project.project)
-    how = asking(project.taxonomy, project.task.instructions, project.task.modality, project.teacher)
+    how = asking_teacher(project)
     place = out or project.root / "review" / "review_labels.csv"
     place.parent.mkdir(parents=True, exist_ok=True)
     gold = read_gold(project).select("key")
@@ -152,9 +153,10 @@ def ask_teacher(
     project: Project, store: Store, keys: list[bytes], stage: str, run_id: int
 ) -> dict[bytes, TeacherAnswer]:
     """The teacher's first-pass answers about stored items, asked once and kept in the ledger."""
-    from tasks.labeling.labelling import ask_once, asking
+    from tasks.labeling.asking import asking_teacher
+    from tasks.labeling.labelling import ask_once
 
-    how = asking(project.taxonomy, project.task.instructions, project.task.modality, project.teacher)
+    how = asking_teacher(project)
     contents = read_contents(store, pl.DataFrame({"key": keys}, schema={"key": pl.Binary}))
     left = _budget_left(project, store, run_id)
     said = ask_once(store, how, contents, stage, project.teacher.passes, run_id, left)

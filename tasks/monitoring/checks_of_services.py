@@ -28,9 +28,10 @@ from tasks.errors import (
     TeacherError,
     TransientTeacherError,
 )
-from tasks.labeling.labelling import Asking, asking
+from tasks.labeling.asking import Asking, asking
 from tasks.labeling.ledger import Entry, Ledger
-from tasks.labeling.replies import Answer, parse_reply
+from tasks.labeling.replies import Answer
+from tasks.labeling.requests import Item, Request
 from tasks.labeling.teacher import Reply
 from tasks.monitoring.findings import Check, Found, Trial
 from tasks.project import Model, Project
@@ -82,14 +83,17 @@ def models(project: Project) -> list[tuple[str, Trial]]:
     """One trial for the teacher and for each model beside it."""
     teacher = project.teacher
     beside = {"tie_breaker": teacher.tie_breaker, "adjudicator": teacher.adjudicator, "cheap": teacher.cheap}
-    named = {"teacher": teacher} | {f"teacher.{name}": model for name, model in beside.items() if model}
+    named = {"teacher": teacher} | {
+        f"teacher.{name}": model for name, model in beside.items() if isinstance(model, Model)
+    }
     return [(name, partial(answers, name, model)) for name, model in named.items()]
 
 
 def answers(name: str, model: Model, found: Found) -> Check:
     """A model labels the first item; the provider's words are shown when it does not."""
     task, item = found.project.task, found.first_item()
-    how = asking(found.labels(), task.instructions, task.modality, model)
+    price = found.project.price_of(model)
+    how = asking(found.labels(), task.instructions, task.modality, model, price)
     where = f"{model.model} at {model.base_url}"
     content = content_of(item, task.modality)[0]
     try:
@@ -108,13 +112,13 @@ def answers(name: str, model: Model, found: Found) -> Check:
 
 async def _ask(found: Found, how: Asking, key: bytes, content: str | bytes) -> tuple[Reply, Answer, float]:
     async with aclosing(how.connect()) as teacher:
-        messages = how.prompt.messages(key, content, 1)
-        reply = await teacher.ask(messages, how.prompt.response_format, 1)
+        request = Request((Item(key, content),), 1)
+        reply = await teacher.ask(how.prompt.messages(request), how.prompt.response_format(request), 1)
     cost_usd = how.price.cost_usd(reply.prompt_tokens, reply.cached_tokens, reply.completion_tokens)
     if reply.problem is not None:
         answer = Answer(None, error_class=reply.problem)
     else:
-        answer = parse_reply(reply.text, how.prompt.taxonomy, reply.finished)
+        (answer,) = how.prompt.parse(request, reply.text, reply.finished)
     if found.store is not None:
         status = "ok" if answer.error_class is None else "invalid"
         # No job runs, so no run is named; the answer itself stays out, or two writers might add it twice.

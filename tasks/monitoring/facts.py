@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import polars as pl
 from sqlalchemy import func, select
 
+from tasks.labeling.asking import asking_teacher
 from tasks.labeling.consensus import agreement
-from tasks.labeling.labelling import asking
 from tasks.labeling.ledger import current_answers
 from tasks.monitoring.audited import Audited, audited_error
 from tasks.monitoring.cost import Spending, spending
@@ -184,7 +184,7 @@ def traffic_turns(store: Store, runs: Sequence[RunLine]) -> tuple[Turn, ...]:
 
 def _agreement(project: Project, store: Store) -> PassAgreement:
     teacher, taxonomy = project.teacher, project.taxonomy
-    version = asking(taxonomy, project.task.instructions, project.task.modality, teacher).version
+    version = asking_teacher(project).version
     answers = current_answers(store, version).select("key", "pass", "label")
     found = agreement(answers, teacher.passes, taxonomy.levels)
     said = answers.filter(pl.col("label").is_not_null()).unique(["key", "label"])

@@ -12,8 +12,8 @@ from typing import Any, Self
 import polars as pl
 from aiohttp import web
 
+from tasks.labeling.asking import Asking
 from tasks.labeling.budget import Price
-from tasks.labeling.labelling import Asking
 from tasks.labeling.prompts import Prompt
 from tasks.labeling.teacher import OpenAITeacher
 from tasks.records import text_key

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 from sqlalchemy import insert
 
-from tasks.labeling.labelling import asking
+from tasks.labeling.asking import asking_teacher
 from tasks.project import Project
 from tasks.records import Policy, text_key
 from tasks.store import Store, schema
@@ -54,7 +54,7 @@ def add_answers(
     store: Store, project: Project, said: Mapping[str, tuple[str | None, ...]], at: float
 ) -> None:
     """Answers of the current prompt by item and pass; None is a dead letter."""
-    how = asking(project.taxonomy, project.task.instructions, project.task.modality, project.teacher)
+    how = asking_teacher(project)
     store.append(
         schema.answers,
         [
