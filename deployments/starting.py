@@ -87,6 +87,7 @@ def plan_project(
     levels: list[str],
     wanted: tuple[str | None, str | None, str | None],
     encoder: str | None = None,
+    teacher: tuple[str | None, str | None] = (None, None),
 ) -> Plan:
     """Look at the data and lay out the files; nothing is written.
 
@@ -98,6 +99,7 @@ def plan_project(
         levels: their names, from the root down; may be empty.
         wanted: modality, id column and content column, where they are known.
         encoder: the model to write; None keeps the template's.
+        teacher: its address and its model; None keeps the template's.
 
     Raises:
         FlywheelError: a file cannot be read, or a column can neither be found nor guessed.
@@ -124,6 +126,9 @@ def plan_project(
         values |= {"task.modality": ("modality", "image"), "source.text": ("image", "image"), **FOR_IMAGES}
     if encoder is not None:
         values["encoder.model"] = ("model", encoder)
+    for key, value in zip(("base_url", "model"), teacher, strict=True):
+        if value is not None:
+            values[f"teacher.{key}"] = (key, value)
     if levels:
         values["task.levels"] = ("levels", levels)
         found["levels"] = ", ".join(levels)

@@ -27,6 +27,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 @click.option("--id-column", help="The column that names it; guessed if not given.")
 @click.option("--modality", type=click.Choice(["text", "image"]), help="Guessed if not given.")
 @click.option("--encoder", help="Hub name, local folder or package:NAME; the template's if not given.")
+@click.option("--base-url", help="The teacher's OpenAI-compatible API; the template's if not given.")
+@click.option("--model", help="The teacher's model; the template's if not given.")
 @click.option("--force", is_flag=True, help="Overwrite what is there.")
 @command(needs_project=False)
 def init_command(
@@ -39,6 +41,8 @@ def init_command(
     id_column: str | None,
     modality: str | None,
     encoder: str | None,
+    base_url: str | None,
+    model: str | None,
     force: bool,
 ) -> Outcome:
     """Write a commented project file, and the taxonomy too where there is a table with labels."""
@@ -50,7 +54,8 @@ def init_command(
         raise ConfigError("command line", f"{name!r} cannot name a project", remedy, "NAME")
     place = out or Path("conf") / f"{name}.yaml"
     named = [level.strip() for level in levels.split(",") if level.strip()]
-    plan = plan_project(name, place, items, labelled, named, (modality, id_column, text_column), encoder)
+    wanted = (modality, id_column, text_column)
+    plan = plan_project(name, place, items, labelled, named, wanted, encoder, (base_url, model))
     written = write(plan, force)
     return Outcome(plan.as_dict(written), plan.text(written))
 

@@ -71,6 +71,15 @@ def test_each_command_has_help(name: str) -> None:
     assert ("--project" in said) is (name != "init")
 
 
+def test_init_writes_the_teacher_it_is_given(folder: Path) -> None:
+    """A server of one's own is named on the command line instead of by editing the file."""
+    where = ("--base-url", "http://127.0.0.1:8700/v1", "--model", "recorded")
+    code, said = run("init", "shop", "--labelled", "data/shop.csv", *where)
+    assert code == 0, said
+    teacher = load_project(folder / "conf" / "shop.yaml").teacher
+    assert (teacher.base_url, teacher.model) == ("http://127.0.0.1:8700/v1", "recorded")
+
+
 def test_an_unknown_command_names_the_nearest() -> None:
     code, said = run("chek")
     assert code == 2
