@@ -33,13 +33,27 @@ def _split(text: str) -> list[str]:
 @click.option("--latency-ms", default=0.0, show_default=True, help="A reply takes so long ...")
 @click.option("--jitter-ms", default=0.0, show_default=True, help="... give or take so much.")
 @click.option("--requests-per-minute", default=0.0, show_default=True, help="Beyond it 429; 0 is no limit.")
+@click.option("--tokens-per-minute", default=0.0, show_default=True, help="Beyond it 429; 0 is no limit.")
 @click.option("--rate-limit-rate", default=0.0, type=SHARE, help="Share of requests answered 429 by chance.")
-@click.option("--retry-after-seconds", default=1.0, show_default=True, help="What those 429 ask for.")
+@click.option(
+    "--retry-after-seconds", default=1.0, show_default=True, help="What those 429 ask for; 0: nothing."
+)
+@click.option("--storm-seconds", default=0.0, show_default=True, help="So long nothing but 429, a storm ...")
+@click.option(
+    "--storm-start-seconds", default=0.0, show_default=True, help="... so long after the first request."
+)
 @click.option("--error-rate", default=0.0, type=SHARE, help="Share of requests answered 500.")
 @click.option(
     "--garbage-rate", default=0.0, type=SHARE, help="Share of replies that are cut JSON, HTML or empty."
 )
 @click.option("--hang-rate", default=0.0, type=SHARE, help="Share of requests never answered.")
+@click.option("--batch-seconds", default=0.0, show_default=True, help="A batch takes so long.")
+@click.option("--batch-error-rate", default=0.0, type=SHARE, help="Share of a batch's lines that fail.")
+@click.option("--batch-expired-rate", default=0.0, type=SHARE, help="Share of a batch's lines that expire.")
+@click.option("--batch-most-requests", default=50_000, show_default=True, help="Most lines of a batch.")
+@click.option(
+    "--batch-most-tokens", default=0.0, show_default=True, help="Most tokens in open batches; 0 is no limit."
+)
 @click.option("--api-key", help="If given, requests without it get 401.")
 @click.option("--budget-calls", type=int, help="After so many paid requests: insufficient_quota.")
 @click.option("--seed", default=0, show_default=True)

@@ -10,7 +10,7 @@ import hashlib
 import re
 import unicodedata
 from bisect import insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tasks import records
@@ -108,6 +108,9 @@ class AnswerBook:
 
     def __len__(self) -> int:
         return len(self._items)
+
+    def __iter__(self) -> Iterator[Recorded]:
+        return iter(self._items.values())
 
     def find_image(self, image: bytes) -> Recorded | None:
         """The record of exactly these bytes."""

@@ -1,8 +1,7 @@
 """The HTTP side of the simulated teacher: routes, statuses and headers of an OpenAI-compatible API.
 
-It owns what a client sees on the wire. What is said comes from `replies`, what goes wrong from `faults`. The
-Batch API of a later issue adds its routes (/v1/files, /v1/batches) in `create_application` and its own module
-beside this one; `Scribe.reply` is what it calls for each line.
+It owns what a client sees on the wire. What is said comes from `replies`, what goes wrong from `faults`, and the
+Batch API from `batches`.
 """
 
 from __future__ import annotations
@@ -11,13 +10,15 @@ import asyncio
 import json
 import math
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
 
 from deployments.teacher_sim.answers import AnswerBook
+from deployments.teacher_sim.batches import BatchDesk, Handle
 from deployments.teacher_sim.counts import Counts
-from deployments.teacher_sim.faults import GARBAGE, Fate, RequestBucket, cast
+from deployments.teacher_sim.faults import GARBAGE, Fate, MinuteBucket, Storm, cast, written_duration
 from deployments.teacher_sim.replies import RefusedRequestError, Scribe
 from deployments.teacher_sim.settings import TeacherSettings
 
@@ -25,7 +26,7 @@ LARGEST_BODY_BYTES = 64 * 2**20
 
 
 def create_application(book: AnswerBook, settings: TeacherSettings, counts: Counts) -> web.Application:
-    """The application: chat completions, models, health and statistics."""
+    """The application: chat completions, batches and their files, models, health and statistics."""
     teacher = _Teacher(book, settings, counts)
     application = web.Application(client_max_size=LARGEST_BODY_BYTES)
     application.add_routes(
@@ -34,8 +35,13 @@ def create_application(book: AnswerBook, settings: TeacherSettings, counts: Coun
             web.get("/v1/models", teacher.models),
             web.get("/healthz", teacher.health),
             web.get("/stats", teacher.stats),
+            *(
+                web.route(method, path, teacher.guarded(handle))
+                for method, path, handle in teacher.desk.routes()
+            ),
         ]
     )
+    application.on_cleanup.append(teacher.desk.stop)
     return application
 
 
@@ -44,7 +50,10 @@ class _Teacher:
         self._settings = settings
         self._counts = counts
         self._scribe = Scribe(book, settings.model)
-        self._bucket = RequestBucket(settings.requests_per_minute, time.monotonic)
+        self.desk = BatchDesk(self._scribe, settings, counts)
+        self._requests = MinuteBucket(settings.requests_per_minute, time.monotonic)
+        self._tokens = MinuteBucket(settings.tokens_per_minute, time.monotonic)
+        self._storm = Storm(settings.storm_start_seconds, settings.storm_seconds, time.monotonic)
         self._recorded = len(book)
 
     async def chat_completions(self, http: web.Request) -> web.Response:
@@ -54,14 +63,17 @@ class _Teacher:
                 response = await self._answered(http, body, number)
             except RefusedRequestError as refusal:
                 response = _error(refusal.status, refusal.code, refusal.message)
-            self._counts.by_status[response.status] += 1
+            self._counts.replied(response.status)
             return response
 
     async def _answered(self, http: web.Request, body: bytes, number: int) -> web.Response:
         self._authorise(http)
         settings = self._settings
+        if self._storm.rages():
+            retry = _retry(settings.retry_after_seconds)
+            return _error(429, "rate_limit_exceeded", "nobody is served now", self._limits() | retry)
+        wait = self._requests.take()
         limits = self._limits()
-        wait = self._bucket.take()
         if wait:
             return _error(429, "rate_limit_exceeded", "too many requests a minute", limits | _retry(wait))
         fortune = cast(settings, number)
@@ -80,6 +92,10 @@ class _Teacher:
 
         request = _decoded(body)
         reply = self._scribe.reply(request, number, int(time.time()))
+        wait = self._tokens.take(reply.body["usage"]["total_tokens"])
+        if wait:
+            retry = _retry(wait)
+            return _error(429, "rate_limit_exceeded", "too many tokens a minute", self._limits() | retry)
         # Paid before the latency: a provider charges a client that hung up while waiting.
         seed = request.get("seed")
         self._counts.pay(reply.items, seed if isinstance(seed, int) else 0, reply.body["usage"])
@@ -105,19 +121,32 @@ class _Teacher:
     async def stats(self, http: web.Request) -> web.Response:
         return _json(200, self._counts.as_dict())
 
+    def guarded(self, handle: Handle) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """A handler that asks for the key first, and words refusals and bodies as this API does."""
+
+        async def handled(http: web.Request) -> web.StreamResponse:
+            try:
+                self._authorise(http)
+                said = await handle(http)
+            except RefusedRequestError as refusal:
+                return _error(refusal.status, refusal.code, refusal.message)
+            return said if isinstance(said, web.StreamResponse) else _json(200, said)
+
+        return handled
+
     def _authorise(self, http: web.Request) -> None:
         key = self._settings.api_key
         if key is not None and http.headers.get("Authorization") != f"Bearer {key}":
             raise RefusedRequestError(401, "invalid_api_key", "the API key is missing or wrong")
 
     def _limits(self) -> dict[str, str]:
-        if not self._bucket.size:
-            return {}
-        return {
-            "x-ratelimit-limit-requests": f"{self._bucket.size:g}",
-            "x-ratelimit-remaining-requests": str(self._bucket.remaining),
-            "x-ratelimit-reset-requests": f"{60 / self._bucket.size:.3f}s",
-        }
+        headers = {}
+        for what, bucket in (("requests", self._requests), ("tokens", self._tokens)):
+            if bucket.size:
+                headers[f"x-ratelimit-limit-{what}"] = f"{bucket.size:.0f}"
+                headers[f"x-ratelimit-remaining-{what}"] = str(bucket.remaining)
+                headers[f"x-ratelimit-reset-{what}"] = written_duration(bucket.seconds_to_full)
+        return headers
 
 
 def _decoded(body: bytes) -> dict[str, Any]:
@@ -131,6 +160,8 @@ def _decoded(body: bytes) -> dict[str, Any]:
 
 
 def _retry(seconds: float) -> dict[str, str]:
+    if not seconds:
+        return {}
     return {
         "retry-after": str(math.ceil(seconds)),
         "retry-after-ms": str(math.ceil(seconds * 1000)),

@@ -1,7 +1,7 @@
-"""What goes wrong with a request, decided by seed and request number alone; and the rate limit.
+"""What goes wrong with a request: by seed and request number alone, by the rate limits, or by a storm.
 
-It owns the dice and the token bucket. It does not know what a good reply would have been, except how to spoil
-one.
+It owns the dice, the token buckets and the storm. It does not know what a good reply would have been, except
+how to spoil one.
 """
 
 from __future__ import annotations
@@ -82,33 +82,78 @@ GARBAGE: tuple[Callable[[dict[str, Any]], tuple[str, str]], ...] = (_cut, _page,
 """Ways to spoil a completion, each giving a content type and a body for a status of 200."""
 
 
-class RequestBucket:
-    """A token bucket that holds a minute's requests and refills evenly.
+class Storm:
+    """A time in which everybody is turned away, counted from the first request on.
 
     Args:
-        requests_per_minute: its size; 0 is no limit.
+        start_seconds: from the first request to its begin.
+        seconds: how long it lasts; 0 is no storm.
         clock: seconds, never going back.
     """
 
-    def __init__(self, requests_per_minute: float, clock: Callable[[], float]) -> None:
-        self.size = requests_per_minute
+    def __init__(self, start_seconds: float, seconds: float, clock: Callable[[], float]) -> None:
+        self._begins, self._ends = start_seconds, start_seconds + seconds
         self._clock = clock
-        self._tokens = requests_per_minute
+        self._first_request_at: float | None = None
+
+    def rages(self) -> bool:
+        """Whether the request that comes now is turned away."""
+        now = self._clock()
+        if self._first_request_at is None:
+            self._first_request_at = now
+        return self._begins <= now - self._first_request_at < self._ends
+
+
+class MinuteBucket:
+    """A token bucket that holds a minute's worth of requests, or of tokens, and refills evenly.
+
+    Args:
+        per_minute: its size; 0 is no limit.
+        clock: seconds, never going back.
+    """
+
+    def __init__(self, per_minute: float, clock: Callable[[], float]) -> None:
+        self.size = per_minute
+        self._clock = clock
+        self._held = per_minute
         self._filled_at = clock()
 
     @property
     def remaining(self) -> int:
-        """Whole requests left now."""
-        return int(self._tokens)
+        """Whole ones left now."""
+        self._refill()
+        return int(self._held)
 
-    def take(self) -> float:
-        """Take one request; returns 0, or the seconds until there is one to take."""
+    @property
+    def seconds_to_full(self) -> float:
+        """How long until it holds the whole minute's worth again, were nothing taken."""
+        self._refill()
+        return (self.size - self._held) * 60 / self.size if self.size else 0.0
+
+    def take(self, amount: float = 1.0) -> float:
+        """Take so much; returns 0, or the seconds until there is enough, and then nothing was taken.
+
+        More than the bucket ever holds is let through when it is full.
+        """
         if not self.size:
             return 0.0
-        now = self._clock()
-        self._tokens = min(self.size, self._tokens + (now - self._filled_at) * self.size / 60)
-        self._filled_at = now
-        if self._tokens >= 1:
-            self._tokens -= 1
+        self._refill()
+        wanted = min(amount, self.size)
+        if self._held >= wanted:
+            self._held -= wanted
             return 0.0
-        return (1 - self._tokens) * 60 / self.size
+        return (wanted - self._held) * 60 / self.size
+
+    def _refill(self) -> None:
+        now = self._clock()
+        self._held = min(self.size, self._held + (now - self._filled_at) * self.size / 60)
+        self._filled_at = now
+
+
+def written_duration(seconds: float) -> str:
+    """Seconds as OpenAI writes them in its x-ratelimit-reset headers: "120ms", "8.64s", "6m0s"."""
+    milliseconds = max(0, round(seconds * 1000))
+    if milliseconds < 1000:
+        return f"{milliseconds}ms"
+    minutes, rest = divmod(milliseconds, 60_000)
+    return (f"{minutes}m" if minutes else "") + f"{rest / 1000:g}s"

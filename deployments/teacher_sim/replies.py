@@ -1,8 +1,7 @@
 """What the simulated teacher says: from a chat-completions request to the body of a reply, without any HTTP.
 
 It owns how a request is read (last user message, seed, reply schema) and how a reply is put together. It does
-not know status codes' causes other than its own refusals, nor time. The Batch API of a later issue calls
-`Scribe.reply` once a line of its file.
+not know status codes' causes other than its own refusals, nor time.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 from deployments.teacher_sim.answers import AnswerBook, Recorded
+from deployments.teacher_sim.synthesis import examples_wanted, write_examples
 
 SEPARATOR = " > "
 TOKENS_PER_IMAGE = 85
@@ -65,11 +65,16 @@ class Scribe:
         messages = _messages(request)
         text, images = _last_user_content(messages)
         schema = _object_schema(request)
-        many = _array_property(schema, messages)
-        found = self._find(text, images, schema, many)
         seed = request.get("seed")
         seed = seed if isinstance(seed, int) else None
-        if many:
+        system = "\n".join(_content(m)[0] for m in messages if m.get("role") == "system")
+        wanted = examples_wanted(text, system, schema)
+        many = None if wanted else _array_property(schema, messages)
+        found = [] if wanted else self._find(text, images, schema, many)
+        if wanted:
+            written = {"label": wanted.label, "examples": write_examples(self._book, wanted, seed)}
+            content = json.dumps(written, ensure_ascii=False)
+        elif many:
             entry = _array_items(schema, many)
             answers = [_answer(item, seed, entry, number=i) for i, item in enumerate(found, start=1)]
             content = json.dumps({many: answers}, ensure_ascii=False)

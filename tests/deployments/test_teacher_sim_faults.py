@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 from collections import Counter
+from dataclasses import fields
 from typing import Any
 
 import httpx
 import pytest
 
-from deployments.teacher_sim import TeacherServer, TeacherSettings
-from deployments.teacher_sim.faults import Fate, RequestBucket, cast
+from deployments.commands.stack import teacher_sim_command
+from deployments.teacher_sim import TeacherServer, TeacherSettings, serve
+from deployments.teacher_sim.counts import Counts
+from deployments.teacher_sim.faults import Fate, MinuteBucket, Storm, cast, written_duration
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "kettle"}]}
 
@@ -60,15 +64,86 @@ def test_requests_beyond_the_limit_of_a_minute_get_429_with_the_limit_in_the_hea
 
 def test_the_bucket_refills_evenly() -> None:
     now = [0.0]
-    bucket = RequestBucket(60, lambda: now[0])
+    bucket = MinuteBucket(60, lambda: now[0])
     assert [bucket.take() for _ in range(60)] == [0.0] * 60
     assert bucket.take() == pytest.approx(1.0)
     now[0] += 1.0
     assert bucket.take() == 0.0
     assert bucket.take() == pytest.approx(1.0)
+    assert bucket.seconds_to_full == pytest.approx(60.0)
     now[0] += 3600
     assert bucket.take() == 0.0
     assert bucket.remaining == 59
+    assert bucket.seconds_to_full == pytest.approx(1.0)
+
+
+def test_more_than_the_bucket_holds_waits_for_a_full_one_and_what_waits_takes_nothing() -> None:
+    now = [0.0]
+    bucket = MinuteBucket(600, lambda: now[0])
+    assert bucket.take(100) == 0.0
+    assert bucket.take(5000) == pytest.approx(10.0)
+    assert bucket.remaining == 500
+    now[0] += 10
+    assert bucket.take(5000) == 0.0
+    assert bucket.remaining == 0
+
+
+def test_tokens_beyond_the_limit_of_a_minute_get_429_with_the_limit_in_the_headers() -> None:
+    with TeacherServer({"kettle": "K"}) as server:
+        tokens = post(server).json()["usage"]["total_tokens"]
+    with TeacherServer({"kettle": "K"}, tokens_per_minute=2.5 * tokens) as server:
+        responses = [post(server) for _ in range(3)]
+    assert [r.status_code for r in responses] == [200, 200, 429]
+    assert responses[0].headers["x-ratelimit-limit-tokens"] == str(round(2.5 * tokens))
+    assert int(responses[0].headers["x-ratelimit-remaining-tokens"]) == int(1.5 * tokens)
+    assert responses[0].headers["x-ratelimit-reset-tokens"] == "24s"
+    assert "x-ratelimit-limit-requests" not in responses[0].headers
+    assert 1 <= int(responses[2].headers["retry-after"]) <= 12
+    assert server.stats()["paid"] == 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"),
+    [(0.0, "0ms"), (0.1204, "120ms"), (1.0, "1s"), (8.64, "8.64s"), (59.9996, "1m0s"), (372.5, "6m12.5s")],
+)
+def test_a_reset_is_written_as_openai_writes_it(seconds: float, written: str) -> None:
+    assert written_duration(seconds) == written
+
+
+def test_a_storm_rages_from_its_start_after_the_first_request_to_its_end() -> None:
+    now = [100.0]
+    storm = Storm(5, 30, lambda: now[0])
+    seen = []
+    for after in (0.0, 4.9, 5.0, 34.9, 35.0):
+        now[0] = 100.0 + after
+        seen.append(storm.rages())
+    assert seen == [False, False, True, True, False]
+    assert not Storm(0, 0, lambda: now[0]).rages()
+
+
+def test_in_a_storm_every_request_gets_429_and_none_is_paid() -> None:
+    seen, stats = statuses(5, storm_seconds=3600)
+    assert seen == [429] * 5
+    assert stats["paid"] == 0
+
+
+def test_a_teacher_may_turn_requests_away_without_saying_when_to_come_back() -> None:
+    with TeacherServer({"kettle": "K"}, storm_seconds=3600, retry_after_seconds=0) as server:
+        response = post(server)
+    assert response.status_code == 429
+    assert not [name for name in response.headers if name.startswith("retry-after")]
+
+
+def test_good_replies_are_counted_by_the_second_they_left_in() -> None:
+    now = [50.0]
+    counts = Counts(lambda: now[0])
+    for after, status in ((0.0, 200), (0.9, 200), (2.5, 200), (2.6, 429), (3.2, 500)):
+        now[0] = 50.0 + after
+        with counts.request():
+            counts.replied(status)
+    assert counts.as_dict()["answered_by_second"] == [2, 0, 1, 0]
+    assert counts.as_dict()["seconds"] == 3.2
+    assert Counts().as_dict()["seconds"] == 0
 
 
 def test_garbage_comes_in_every_kind_with_status_200_and_is_paid() -> None:
@@ -158,11 +233,24 @@ def test_fates_come_in_the_shares_that_were_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"error_rate": 1.5}, {"error_rate": 0.6, "hang_rate": 0.6}, {"latency_ms": -1.0}]
+    "settings",
+    [
+        {"error_rate": 1.5},
+        {"error_rate": 0.6, "hang_rate": 0.6},
+        {"latency_ms": -1.0},
+        {"storm_seconds": -1.0},
+    ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         TeacherServer({"kettle": "K"}, **settings)
+
+
+def test_every_setting_is_an_option_of_the_command_and_what_the_command_passes_on() -> None:
+    """All but the model's name, which a reply echoes, and the size of a batch's file."""
+    names = {field.name for field in fields(TeacherSettings)} - {"model", "batch_most_bytes"}
+    assert names <= {option.name for option in teacher_sim_command.params}
+    assert names <= set(inspect.signature(serve).parameters)
 
 
 def test_a_port_that_is_taken_is_an_error_at_once() -> None:
