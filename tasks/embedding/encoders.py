@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from tasks.errors import EncoderError
 
-DTYPE = "float32"
 BATCH_ROWS = 128
 
 
@@ -38,7 +37,7 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """What decides a vector; `sha256` (of the weights file) is checked when given."""
+    """What decides a cached vector; `sha256` (of the weights file) is checked when given."""
 
     model: str
     prefix: str = ""
@@ -47,6 +46,7 @@ class EncoderSettings:
     revision: str | None = None
     sha256: str | None = None
     device: str = "auto"
+    storage_dtype: Literal["float32", "float16"] = "float32"
 
 
 def fingerprint(settings: EncoderSettings) -> str:
@@ -63,11 +63,15 @@ def fingerprint(settings: EncoderSettings) -> str:
         settings.prefix,
         settings.normalize,
         settings.max_length,
-        DTYPE,
+        settings.storage_dtype,
     ]
     digest = hashlib.blake2b(json.dumps(parts).encode(), digest_size=6).hexdigest()
-    stem = "".join(ch if ch.isalnum() else "-" for ch in settings.model.split(":")[-1].split("/")[-1])[:40]
-    return f"{stem}-{digest}"
+    return f"{stem_of(settings)}-{digest}"
+
+
+def stem_of(settings: EncoderSettings) -> str:
+    """What the fingerprints of all encoders of this model's name begin with."""
+    return "".join(ch if ch.isalnum() else "-" for ch in settings.model.split(":")[-1].split("/")[-1])[:40]
 
 
 @lru_cache(maxsize=2)

@@ -1,31 +1,126 @@
-"""The Prefect step of embedding: reads keys, encodes what is missing, returns counts."""
+"""The Prefect steps of embedding: encode what is missing, verify the cache, prune what nobody uses."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from sqlalchemy import select
 
-from tasks.embedding.embed import embed_missing
+from tasks.embedding.compaction import compact
+from tasks.embedding.embed import cache_for, embed_missing, embeddings_of
+from tasks.embedding.encoders import EncoderSettings, fingerprint, load_encoder, stem_of
 from tasks.embedding.vectors import encoder_settings
+from tasks.embedding.verifying import verify
+from tasks.errors import EncoderError
 from tasks.project import Project
-from tasks.records import Embedded
+from tasks.records import Embedded, PrunedCaches, VerifiedCache
 from tasks.sources import read_gold
-from tasks.store import open_store
-from tasks.store.items import known_keys, read_contents
+from tasks.store import Store, open_store, schema
+from tasks.store.items import content_of
+
+IDS_AT_ONCE = 10_000  # databases take some ten thousands of values in one query
+CONTENT = ("key", "text", "image")
 
 
 @task(name="embed items", cache_policy=NO_CACHE)
 def embed(project: Project) -> Embedded:
-    """Afterwards every item and every gold item has a vector in the cache."""
+    """Afterwards every item and every gold item has a vector in the cache, and small parts of it are merged."""
     store = open_store(project.database_url, project.project)
-    gold = read_gold(project).select("key", "text", "image")
-    keys = pl.concat([known_keys(store), gold.select("key")])
+    gold = read_gold(project).select(*CONTENT)
+    keys, settings = _keys(store, gold), encoder_settings(project.encoder)
 
     def contents(missing: pl.DataFrame) -> pl.DataFrame:
-        stored = read_contents(store, missing).select("key", "text", "image")
-        return pl.concat([stored, gold.join(missing, on="key", how="semi")])
+        return _contents(store, gold, missing)
 
-    return embed_missing(
-        encoder_settings(project.encoder), project.root, keys, contents, project.task.modality
+    embedded = embed_missing(settings, project.root, keys, contents, project.task.modality)
+    return replace(embedded, merged=compact(cache_for(settings, project.root)).merged)
+
+
+@task(name="verify the embedding cache", cache_policy=NO_CACHE)
+def verify_cache(project: Project, sample: int, seed: int) -> VerifiedCache:
+    """Afterwards every part of the project's cache that is not what its encoder gives is set aside."""
+    started = time.monotonic()
+    store = open_store(project.database_url, project.project)
+    gold = read_gold(project).select(*CONTENT)
+    settings = encoder_settings(project.encoder)
+    cache = cache_for(settings, project.root)
+
+    def encode(keys: Sequence[bytes]) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
+        drawn = pl.DataFrame({"key": keys}, schema={"key": pl.Binary}).with_row_index("place")
+        known = _keys(store, gold).unique("key", keep="first")
+        items = _contents(store, gold, known.join(drawn, on="key", how="semi"))
+        found = drawn.join(items.unique("key"), on="key", how="inner", maintain_order="left")
+        contents = content_of(found, project.task.modality)
+        return found["place"].cast(pl.Int64).to_numpy(), load_encoder(settings).encode(contents)
+
+    found = verify(cache, encode, sample, seed)
+    return VerifiedCache(
+        cache.folder.name,
+        found.parts,
+        found.rows,
+        found.compared,
+        found.least_cosine,
+        round(time.monotonic() - started, 3),
+        [f"{name}: {problem}" for name, problem in sorted(found.wrong.items())],
     )
+
+
+@task(name="prune embedding caches", cache_policy=NO_CACHE)
+def prune_caches(project: Project, delete: bool) -> PrunedCaches:
+    """What caches there are; where `delete` is set, those are gone that neither the project nor a version uses."""
+    from tasks.embedding.pruning import prune, survey
+    from tasks.promotion.tracking import registry_of
+
+    used, stems = {fingerprint(encoder_settings(project.encoder))}, set()
+    for settings in registry_of(project).encoders():
+        name = _fingerprint_if_known(settings)
+        if name is None:
+            stems.add(stem_of(settings))
+        else:
+            used.add(name)
+
+    def in_use(name: str) -> bool:
+        return name in used or name.rpartition("-")[0] in stems
+
+    embeddings = embeddings_of(project.root)
+    found = survey(embeddings, in_use)
+    if delete:
+        prune(embeddings, in_use)
+    return PrunedCaches(found.unused, found.used, found.leftovers, delete)
+
+
+def _fingerprint_if_known(settings: EncoderSettings) -> str | None:
+    """None for a model that is not on this machine any more: then every cache of a model of its name is kept."""
+    try:
+        return fingerprint(settings)
+    except EncoderError:
+        return None
+
+
+def _keys(store: Store, gold: pl.DataFrame) -> pl.DataFrame:
+    """Keys of all items with their ids in the database, and of gold with none."""
+    known = store.read(select(schema.items.c.id, schema.items.c.key))
+    return pl.concat([known, gold.select(pl.lit(None, pl.Int64).alias("id"), "key")])
+
+
+def _contents(store: Store, gold: pl.DataFrame, missing: pl.DataFrame) -> pl.DataFrame:
+    """key, text, image of some rows of `_keys`, found by id: there is no index on keys."""
+    columns = schema.items.c
+    ids = missing["id"].drop_nulls().to_list()
+    stored = [
+        store.read(
+            select(columns.key, columns.text, columns.image)
+            .where(columns.id.in_(ids[first : first + IDS_AT_ONCE]))
+            .order_by(columns.id)
+        )
+        for first in range(0, len(ids), IDS_AT_ONCE)
+    ]
+    rest = missing.filter(pl.col("id").is_null())
+    return pl.concat([*stored, gold.join(rest, on="key", how="semi")])

@@ -19,9 +19,12 @@ def encoder_settings(encoder: Encoder) -> EncoderSettings:
 
 
 def vectors_of(
-    settings: EncoderSettings, root: Path, items: pl.DataFrame, modality: str
+    settings: EncoderSettings, root: Path | str, items: pl.DataFrame, modality: str
 ) -> NDArray[np.float32]:
-    """Vectors float32 [n, d] of `items` (key, text, image), row by row; items may repeat."""
+    """Vectors float32 [n, d] of `items` (key, text, image), row by row; items may repeat.
+
+    A part that turns out damaged while it is read is set aside, and its items are encoded anew.
+    """
     if not items.height:
         return np.zeros((0, 0), np.float32)
 
@@ -29,4 +32,8 @@ def vectors_of(
         return items.join(missing, on="key", how="semi")
 
     embed_missing(settings, root, items.select("key"), contents, modality)
-    return cache_for(settings, root).read(items["key"].to_list())
+    try:
+        return cache_for(settings, root).read(items["key"])
+    except KeyError:  # a part was set aside while it was read: what lay in it is encoded anew
+        embed_missing(settings, root, items.select("key"), contents, modality)
+        return cache_for(settings, root).read(items["key"])

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tasks.embedding.cache import EmbeddingCache
-from tasks.embedding.embed import SHARD_ROWS, cache_for, embed_missing
+from tasks.embedding.embed import SHARD_ROWS, TEXTS_AT_ONCE, cache_for, embed_missing
 from tasks.embedding.encoders import EncoderSettings, encode_in_shards, load_encoder
 from tasks.embedding.vectors import vectors_of
 from tasks.errors import EncoderError, InputError
@@ -48,6 +50,49 @@ def test_only_what_is_missing_is_encoded(tmp_path: Path) -> None:
     assert (third.encoded, third.cached, third.total) == (0, 4, 4)
     assert asked == [[text_key("a kettle"), text_key("a knife")], [text_key("a hose"), text_key("a shoe")]]
     assert first.fingerprint == third.fingerprint
+
+
+def test_contents_are_held_some_thousands_at_a_time(tmp_path: Path) -> None:
+    """More items than one slice: contents are asked for slice by slice, and progress counts over all of them."""
+    frame = items([f"item {n}" for n in range(TEXTS_AT_ONCE + 3)])
+    asked: list[list[bytes]] = []
+    told: list[tuple[int, int]] = []
+
+    def contents(missing: pl.DataFrame) -> pl.DataFrame:
+        asked.append(missing["key"].to_list())
+        return frame.join(missing, on="key", how="semi", maintain_order="left")
+
+    settings = EncoderSettings("hash:2")
+    done = embed_missing(
+        settings, tmp_path, frame.select("key"), contents, "text", lambda *now: told.append(now)
+    )
+    assert [len(keys) for keys in asked] == [TEXTS_AT_ONCE, 3]
+    assert [key for keys in asked for key in keys] == frame["key"].to_list()
+    assert (done.encoded, done.cached, done.total) == (frame.height, 0, frame.height)
+    assert told == [(n, frame.height) for n in (4096, 8192, 12288, 16384, 16387)]
+    assert cache_for(settings, tmp_path).missing(frame.select("key")).height == 0
+
+
+def test_items_whose_content_is_gone_are_not_counted_as_encoded(tmp_path: Path) -> None:
+    """An item erased between listing and reading stays missing; the others are encoded."""
+    frame = items(["a kettle", "a knife"])
+    done = embed_missing(HASH, tmp_path, frame.select("key"), lambda _: frame[:1], "text")
+    assert (done.encoded, done.cached, done.total) == (1, 0, 2)
+
+
+def test_a_part_that_only_the_reading_of_vectors_finds_out_is_encoded_anew(tmp_path: Path) -> None:
+    """Its keys were there, so nothing was missing; the read sets it aside, and the right vectors come back."""
+    frame, folder = items(["a kettle"]), Path(str(cache_for(HASH, tmp_path).folder))
+    about = {"format": "2", "fingerprint": folder.name, "dimension": "64", "dtype": "float32", "crc32": "[0]"}
+    posing = pa.table(
+        {"key": pa.array(frame["key"].to_list(), pa.binary(16)), "vector": pa.array([None], pa.binary(256))}
+    )
+    folder.mkdir(parents=True)
+    pq.write_table(posing.replace_schema_metadata(about | {"replaces": "[]"}), folder / "part-0.parquet")
+    assert cache_for(HASH, tmp_path).missing(frame.select("key")).height == 0
+    found = vectors_of(HASH, tmp_path, frame, "text")
+    assert np.array_equal(found, load_encoder(HASH).encode(["a kettle"]))
+    assert (folder / "part-0.damaged").exists()
 
 
 def test_nothing_missing_loads_no_encoder(tmp_path: Path) -> None:
