@@ -6,6 +6,8 @@
     ├── InputError           a data file is wrong                                    exit 2
     ├── EncoderError         the encoder cannot be loaded or does not fit            exit 2
     ├── StoreError           the database cannot be opened, or is of another age     exit 1
+    ├── CacheError           the embedding cache cannot be read or written           exit 1
+    │   └── DamagedPartError   one part of it is not what this encoder wrote           exit 1
     ├── BusyError            another run holds the project's lease                   exit 1
     ├── TrainingError        there is nothing to train or to serve from              exit 1
     ├── StackError           a part of `flywheel up` did not come up (deployments)   exit 1
@@ -20,6 +22,7 @@ attributes, and always ends with what to do.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -73,6 +76,23 @@ class StoreError(FlywheelError):
         super().__init__(f"database {url}: {problem}. {remedy}")
 
 
+class CacheError(FlywheelError):
+    """The embedding cache, or one file of it at `place`, cannot be read or written."""
+
+    def __init__(self, place: str | Path, problem: str, remedy: str) -> None:
+        self.place, self.problem, self.remedy = str(place), problem, remedy
+        super().__init__(f"embedding cache {place}: {problem}. {remedy}")
+
+
+class DamagedPartError(CacheError):
+    """One part of the cache is cut, rotten or not of this encoder: it is set aside and its items encoded anew."""
+
+    def __init__(self, place: str | Path, problem: str) -> None:
+        super().__init__(
+            place, problem, "`flywheel embed --verify` sets it aside, `flywheel embed` encodes its items anew."
+        )
+
+
 class BusyError(FlywheelError):
     """Another run holds the project's lease."""
 
@@ -101,10 +121,16 @@ class TeacherError(FlywheelError):
 
 
 class TransientTeacherError(TeacherError):
-    """Worth another try; `retry_after_seconds` is what the provider asked for, if it did."""
+    """Worth another try; `retry_after_seconds` is what the provider asked for, `headers` are its rate limits."""
 
-    def __init__(self, error_class: str, detail: str, retry_after_seconds: float | None = None) -> None:
-        self.retry_after_seconds = retry_after_seconds
+    def __init__(
+        self,
+        error_class: str,
+        detail: str,
+        retry_after_seconds: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.retry_after_seconds, self.headers = retry_after_seconds, headers or {}
         super().__init__(error_class, detail)
 
 

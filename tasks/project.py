@@ -111,6 +111,15 @@ class PassSettings(Section):
     temperature: float | None = Field(None, ge=0)
 
 
+class Batches(Section):
+    """How requests are sent through the provider's Batch API, whose limits of a file are those of OpenAI."""
+
+    poll_seconds: float = Field(60.0, gt=0)  # between two looks at open batches
+    window: str = "24h"  # in which the provider is to be done
+    most_requests: int = Field(50_000, ge=1)  # of a file
+    most_bytes: int = Field(200_000_000, ge=1)  # of a file
+
+
 class Teacher(Model):
     """The LLM that labels, and how often it is asked about one item.
 
@@ -122,6 +131,7 @@ class Teacher(Model):
     by_pass: dict[Annotated[int, Field(ge=1, le=9)], PassSettings] = Field(default_factory=dict)
     budget_usd: float | None = Field(None, ge=0)
     third_vote: bool = False
+    batch: Batches = Batches()
     tie_breaker: Model | None = None
     adjudicator: Model | None = None
     cheap: Model | None = None
@@ -155,6 +165,12 @@ class Prompting(Section):
     reasons: bool = True
     image_side: int = Field(1024, ge=32, le=8192)  # pixels; larger images are scaled down before sending
 
+    @model_validator(mode="after")
+    def _one_way_to_offer_less(self) -> Prompting:
+        if self.stages == 2 and self.shortlist is not None:
+            raise ValueError("stages: 2 and a shortlist are two ways to offer fewer labels: choose one")
+        return self
+
 
 class Synthesis(Section):
     """Examples that the teacher writes for labels with fewer than `below` real items; None: never.
@@ -185,6 +201,7 @@ class Encoder(Section):
     revision: str | None = None
     sha256: str | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    storage_dtype: Literal["float32", "float16"] = "float32"  # of the cached vectors; float16 takes half the room
 
 
 class Student(Section):
@@ -280,6 +297,13 @@ class Project(Section):
         if isinstance(task, dict) and task.get("modality") == "image" and values.get("encoder") is None:
             return {**values, "encoder": {"model": "pixels:32"}}
         return values
+
+    @model_validator(mode="after")
+    def _only_texts_are_likened(self) -> Project:
+        form = self.labeling.prompt
+        if self.task.modality == "image" and (form.shortlist is not None or form.examples):
+            raise ValueError("labeling.prompt: a shortlist and examples are for texts, the items are images")
+        return self
 
     @cached_property
     def root(self) -> Path:

@@ -10,14 +10,16 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 KEY_BYTES = 16
 
-# Sources of a label, the one to believe first standing first. `disagreed` withdraws an earlier LLM label.
-SOURCES = ("human", "adjudicated", "consensus", "single", "imported", "synthetic", "disagreed")
-LLM_SOURCES = ("consensus", "single", "disagreed")
+# Sources of a label, the one to believe first standing first. `disagreed` withdraws an earlier LLM label, and so
+# does `partial`, which keeps the upper levels that the passes agree on: a path that is no leaf.
+SOURCES = ("human", "adjudicated", "consensus", "single", "imported", "synthetic", "partial", "disagreed")
+LLM_SOURCES = ("consensus", "single", "partial", "disagreed")
+PARTIAL = "partial"
 
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -72,7 +74,14 @@ class Ingested(Record):
 
 @dataclass(frozen=True)
 class Labelled(Record):
-    """What a labelling run did; `unlabelled_left` counts items still without an answer in every pass."""
+    """What a labelling run did; `unlabelled_left` counts items still without an answer in every pass.
+
+    Of the `disagreed`, `partial` are those whose upper levels are kept; `tie_breaks` were asked once more. Agreement of
+    the passes is over all items that every pass labelled: as a share, by level, by label (of the items of which any
+    pass said it) and beyond chance (Cohen's kappa). `chosen` counts the items by why they were asked about: `owed`,
+    `uncertain`, `diverse`, `random`; `all` where nothing had to be chosen. `waiting` requests were left in open
+    batches; `batches` counts those submitted, fetched, refused by the provider and open, if there were any.
+    """
 
     items: int = 0
     labelled: int = 0
@@ -83,16 +92,65 @@ class Labelled(Record):
     cost_usd: float = 0.0
     unlabelled_left: int = 0
     agreement: float | None = None
+    kappa: float | None = None
+    agreement_by_level: Mapping[str, float] = field(default_factory=dict)
+    agreement_by_label: Mapping[str, float] = field(default_factory=dict)
+    partial: int = 0
+    tie_breaks: int = 0
     stopped: str | None = None
     rejected: Mapping[str, int] = field(default_factory=dict)
     errors: Mapping[str, int] = field(default_factory=dict)
     review_file: str | None = None
     tokens: Mapping[str, int] = field(default_factory=dict)
+    chosen: Mapping[str, int] = field(default_factory=dict)
+    synthesis: Mapping[str, Any] | None = None
+    waiting: int = 0
+    batches: Mapping[str, Any] | None = None
+
+    def with_synthesis(self, written: Synthesized) -> Labelled:
+        """The same run, the examples that it let the teacher write beside it: calls and cost are of both."""
+        return replace(
+            self,
+            calls=self.calls + written.calls,
+            cost_usd=round(self.cost_usd + written.cost_usd, 9),
+            stopped=self.stopped or written.stopped,
+            synthesis=written.as_dict(),
+        )
+
+
+@dataclass(frozen=True)
+class Synthesized(Record):
+    """What the writing of examples did for the labels with too few real items.
+
+    `written` examples came back; of them `kept` became items, the others were `duplicates` of what there is,
+    `off_label` (more like another label), `unusable` (empty or far too long) or `surplus` (fit, but beyond the share).
+    `missing` are still wanted.
+    `by_label` has, of each starved label, its `real` and `synthetic` examples now and those `missing`; `unseen` are
+    labels without any real item, for which only a few are written because no share of nothing can be kept.
+    """
+
+    starved: int = 0
+    written: int = 0
+    kept: int = 0
+    duplicates: int = 0
+    off_label: int = 0
+    unusable: int = 0
+    surplus: int = 0
+    missing: int = 0
+    calls: int = 0
+    cost_usd: float = 0.0
+    by_label: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    unseen: list[str] = field(default_factory=list)
+    stopped: str | None = None
+    errors: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Embedded(Record):
-    """What an embedding run did; `fingerprint` names the cache folder."""
+    """What an embedding run did; `fingerprint` names the cache folder.
+
+    `set_aside` are the damaged parts that were found, with why; `merged` counts small parts made into larger ones.
+    """
 
     encoded: int
     cached: int
@@ -100,11 +158,43 @@ class Embedded(Record):
     fingerprint: str
     seconds: float
     rejected: Mapping[str, int] = field(default_factory=dict)
+    set_aside: list[str] = field(default_factory=list)
+    merged: int = 0
+
+
+@dataclass(frozen=True)
+class VerifiedCache(Record):
+    """What `embed --verify` found in the cache of `fingerprint`.
+
+    Every one of the `rows` vectors was checked against its part's checksum, and `compared` of them against a fresh
+    encoding (`least_cosine` is the worst of those that passed); `set_aside` are the parts that failed, with why.
+    """
+
+    fingerprint: str
+    parts: int
+    rows: int
+    compared: int
+    least_cosine: float | None
+    seconds: float
+    set_aside: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PrunedCaches(Record):
+    """The caches nobody uses, and those in use, each as (fingerprint, bytes); `deleted` says whether they are gone.
+
+    `leftovers` counts the bytes of damaged parts and of interrupted writes within the caches in use.
+    """
+
+    unused: list[tuple[str, int]]
+    used: list[tuple[str, int]]
+    leftovers: int
+    deleted: bool
 
 
 @dataclass(frozen=True)
 class Snapshot(Record):
-    """The frozen rows a training run uses: parquet path, content fingerprint, counts."""
+    """The frozen rows a training run uses: parquet path, content fingerprint, counts (`synthetic` of the `rows`)."""
 
     path: str
     fingerprint: str
@@ -112,6 +202,7 @@ class Snapshot(Record):
     gold_rows: int
     removed_gold: int
     removed_near_gold: int
+    synthetic: int = 0
 
 
 @dataclass(frozen=True)

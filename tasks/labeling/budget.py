@@ -13,13 +13,14 @@ MILLION = 1_000_000
 
 @dataclass(frozen=True)
 class Price:
-    """US dollars per million tokens."""
+    """US dollars per million tokens; `batch` is what a token costs through the Batch API, as a share."""
 
     input: float = 0.0
     output: float = 0.0
     cached_input: float | None = None
+    batch: float = 0.5
 
-    def cost_usd(self, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> float:
+    def cost_usd(self, prompt_tokens: float, cached_tokens: float, completion_tokens: float) -> float:
         """Cost of one call; `cached_tokens` are among the `prompt_tokens`."""
         cached = self.input if self.cached_input is None else self.cached_input
         cached_tokens = min(cached_tokens, prompt_tokens)

@@ -1,4 +1,4 @@
-"""What the answers about an item amount to: consensus, disagreed, invalid, single or waiting; pure frames.
+"""What the answers about an item amount to: consensus, partial, disagreed, invalid, single or waiting; pure frames.
 
 Knows nothing of the database or of the teacher. Also measures how far passes agree with each other.
 """
@@ -12,23 +12,49 @@ from itertools import combinations
 import polars as pl
 
 from tasks.records import LLM_SOURCES
-from tasks.taxonomy import truncate
+from tasks.taxonomy import split, truncate
 
 STATE_SCHEMA = {"key": pl.Binary, "state": pl.String, "label": pl.String}
+LABELLED = ("consensus", "single")
+DIFFERING = ("partial", "disagreed")
 
 
-def item_states(answers: pl.DataFrame, passes: int) -> pl.DataFrame:
-    """One row an item: key, state, label (only of the states consensus and single).
+def item_states(answers: pl.DataFrame, passes: int, tie_break: bool = False) -> pl.DataFrame:
+    """One row an item: key, state, label (only of the states consensus, single and partial).
 
-    The states are consensus (more than half of the passes say the same), disagreed (they do not), invalid (no
-    consensus, and a pass was dead-lettered: for review), single (one label so far, or only one pass wanted),
+    The states are consensus (more than half of the passes say the same), partial (they differ, but more than half
+    agree on upper levels: the label is their common path, never a leaf), disagreed (they differ altogether), invalid
+    (no consensus, and a pass was dead-lettered: for review), single (one label so far, or only one pass wanted),
     waiting (passes are missing and there is no one label).
 
     Args:
         answers: key, pass, label (null: dead-lettered), one row a key and pass.
-        passes: how many passes are wanted; answers of later ones do not count.
+        passes: how many passes are wanted.
+        tie_break: whether the pass after them counts, where the others differ: its label wins when it then has more
+            votes than any other. Answers of later passes do not count.
     """
     counted = answers.filter(pl.col("pass") <= passes)
+    states = _states(counted, passes)
+    differing = states.filter(pl.col("state") == "disagreed").select("key")
+    if not differing.height:
+        return states
+    votes = answers.filter(pl.col("pass") <= passes + tie_break, pl.col("label").is_not_null()).join(
+        differing, on="key", how="semi", maintain_order="left"
+    )
+    kept = pl.concat([_broken(votes, passes + 1), _upper_levels(votes)]).unique(
+        "key", keep="first", maintain_order=True
+    )
+    return (
+        states.join(kept, on="key", how="left", maintain_order="left", suffix="_kept")
+        .with_columns(
+            pl.coalesce("state_kept", "state").alias("state"),
+            pl.coalesce("label_kept", "label").alias("label"),
+        )
+        .select(list(STATE_SCHEMA))
+    )
+
+
+def _states(counted: pl.DataFrame, passes: int) -> pl.DataFrame:
     votes = counted.filter(pl.col("label").is_not_null()).group_by("key", "label").agg(votes=pl.len())
     best = (
         votes.sort("votes", "label", descending=[True, False])
@@ -52,20 +78,51 @@ def item_states(answers: pl.DataFrame, passes: int) -> pl.DataFrame:
         .then(pl.lit("invalid"))
         .otherwise(pl.lit("disagreed"))
     )
-    labelled = pl.col("state").is_in(["consensus", "single"])
+    labelled = pl.col("state").is_in(LABELLED)
     return joined.with_columns(state=state).select("key", "state", pl.when(labelled).then(pl.col("label")))
+
+
+def _broken(votes: pl.DataFrame, last: int) -> pl.DataFrame:
+    """The items whose last pass has made one label the most frequent, as states."""
+    counted = votes.group_by("key", "label").agg(votes=pl.len(), last=(pl.col("pass") == last).any())
+    most = pl.col("votes") == pl.col("votes").max().over("key")
+    alone = most.sum().over("key") == 1
+    return counted.filter(most & alone & pl.col("last")).select(
+        "key", pl.lit("consensus").alias("state"), "label"
+    )
+
+
+def _upper_levels(votes: pl.DataFrame) -> pl.DataFrame:
+    """The items on whose upper levels more than half of the votes agree, with the deepest such path, as states."""
+    labels = votes["label"].unique().to_list()
+    found = [pl.DataFrame(schema=STATE_SCHEMA)]
+    asked = votes.group_by("key").agg(of=pl.len())
+    for depth in range(max((len(split(label)) for label in labels), default=1) - 1, 0, -1):
+        inner = {label: truncate(label, depth) for label in labels if len(split(label)) > depth}
+        upper = votes.select(
+            "key", pl.col("label").replace_strict(inner, default=None, return_dtype=pl.String)
+        )
+        counted = upper.drop_nulls().group_by("key", "label").agg(votes=pl.len()).join(asked, on="key")
+        agreed = counted.filter(pl.col("votes") * 2 > pl.col("of"))
+        found.append(agreed.select("key", pl.lit("partial").alias("state"), "label"))
+    return pl.concat(found).unique("key", keep="first", maintain_order=True)
 
 
 def new_label_rows(states: pl.DataFrame, raw: pl.DataFrame) -> list[tuple[bytes, str | None, str]]:
     """The label rows (key, label, source) to append so that the newest LLM label of every item is right.
 
-    Empty when nothing changed. `disagreed` with label None withdraws what an earlier row said; an invalid item
-    only needs that when there is something to withdraw.
+    Empty when nothing changed. `partial` and `disagreed` withdraw what an earlier row said; an invalid item only
+    needs that when there is something to withdraw.
 
     Args:
         states: as `item_states` returns them.
         raw: label rows id, key, label, source, of these keys at least.
     """
+    return list(changed_labels(states, raw).iter_rows())
+
+
+def changed_labels(states: pl.DataFrame, raw: pl.DataFrame) -> pl.DataFrame:
+    """The same rows as a frame."""
     newest = (
         raw.filter(pl.col("source").is_in(LLM_SOURCES))
         .sort("id")
@@ -85,7 +142,7 @@ def new_label_rows(states: pl.DataFrame, raw: pl.DataFrame) -> list[tuple[bytes,
         pl.col("label").ne_missing(pl.col("had")) | pl.col("source").ne_missing(pl.col("had_source"))
     )
     needed = changed.filter((pl.col("state") != "invalid") | pl.col("had").is_not_null())
-    return list(needed.select("key", "label", "source").iter_rows())
+    return needed.select("key", "label", "source")
 
 
 @dataclass(frozen=True)

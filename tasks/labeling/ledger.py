@@ -9,22 +9,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
 import polars as pl
-from sqlalchemy import ColumnElement, Connection, Select, insert, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, insert, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.errors import StoreError
+from tasks.labeling.group_commits import GroupCommits
 from tasks.labeling.replies import MAX_CHARACTERS, Answer, clean
 from tasks.labeling.teacher import Reply
 from tasks.store import Store, schema
 
-WINDOW_SECONDS = 0.02
-GROUP_ROWS = 64
-RETRY_SECONDS = (0.5, 2.0, 5.0)  # a database that went away for a moment
 FEW_KEYS = 500  # up to here a query names its keys; above, everything is read and filtered
 
 ANSWER_SCHEMA = {
@@ -39,16 +37,35 @@ ANSWER_SCHEMA = {
 
 @dataclass(frozen=True)
 class Version:
-    """What answers are kept under: another prompt, model or parameter is another key."""
+    """What answers are kept under: another prompt, model or parameter is another key.
+
+    `by_pass` are the passes (number, version) that are asked in another way: another model, another temperature.
+    """
 
     prompt_version: str
     model: str
     parameters: str
+    by_pass: tuple[tuple[int, Version], ...] = ()
+
+    def of_pass(self, number: int) -> Version:
+        """What the answers of one pass are kept under."""
+        return dict(self.by_pass).get(number, self)
+
+    def under(self, prompt_version: str) -> Version:
+        """The same models and parameters with another prompt, as the first of two stages has."""
+        passes = tuple(
+            (number, replace(version, prompt_version=prompt_version)) for number, version in self.by_pass
+        )
+        return replace(self, prompt_version=prompt_version, by_pass=passes)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One row for `calls` and the answers that it gave (none when it will be asked again)."""
+    """One row for `calls` and the answers that it gave (none when it will be asked again).
+
+    `batch_line` names the batch and the line in it that the reply came through. `pass_number` tells the model that
+    was asked. `first_stage` are answers that are not final, kept under `first_stage_version`.
+    """
 
     status: str  # ok | invalid | failed
     attempts: int
@@ -56,6 +73,10 @@ class Entry:
     reply: Reply | None
     cost_usd: float
     answers: Sequence[tuple[bytes, int, Answer]] = ()
+    pass_number: int = 1
+    first_stage: Sequence[tuple[bytes, int, Answer]] = ()
+    first_stage_version: str = ""
+    batch_line: tuple[int, int] | None = None
 
 
 class Ledger:
@@ -71,19 +92,17 @@ class Ledger:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._store, self._version, self._stage, self._run_id = store, version, stage, run_id
-        self._now, self._sleep = now, sleep
-        self._queue: asyncio.Queue[tuple[Entry, asyncio.Future[None]] | None] = asyncio.Queue()
+        self._now = now
+        self._commits = GroupCommits(self._commit, sleep)
 
     async def __aenter__(self) -> Ledger:
-        self._writer = asyncio.create_task(self._write_groups())
-        self._writer.add_done_callback(lambda _: self._abandon())
+        await self._commits.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._queue.put_nowait(None)
-        await self._writer
+        await self._commits.__aexit__(kind, error, trace)
 
     async def write(self, entry: Entry) -> None:
         """Returns when the entry is committed.
@@ -91,69 +110,27 @@ class Ledger:
         Raises:
             StoreError: the database refuses.
         """
-        if self._writer.done():
-            await self._writer  # raises what ended it
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait((entry, done))
-        await done
+        await self._commits.write(entry)
 
-    async def _write_groups(self) -> None:
-        closing = False
-        while not closing:
-            first = await self._queue.get()
-            if first is not None and self._queue.qsize() < GROUP_ROWS:
-                await asyncio.sleep(WINDOW_SECONDS)
-            group, closing = [first] if first is not None else [], first is None
-            while not self._queue.empty() and len(group) < GROUP_ROWS:
-                waiting = self._queue.get_nowait()
-                if waiting is None:
-                    closing = True
-                else:
-                    group.append(waiting)
-            if group:
-                await self._settle(group)
-
-    def _abandon(self) -> None:
-        """Nobody may wait for a writer that is gone."""
-        while not self._queue.empty():
-            if (waiting := self._queue.get_nowait()) is not None:
-                waiting[1].cancel()
-
-    async def _settle(self, group: list[tuple[Entry, asyncio.Future[None]]]) -> None:
-        error: StoreError | None = None
+    def _commit(self, entries: list[Entry]) -> None:
         try:
-            await self._commit([entry for entry, _ in group])
-        except StoreError as broken:
-            error = broken
+            self._insert(entries)
         except SQLAlchemyError as broken:
             reason = str(getattr(broken, "orig", broken)).strip().splitlines()[0]
-            error = StoreError(self._store.shown_url, reason, "Is the server up, the disk not full?")
-        else:
-            for _, done in group:
-                if not done.done():  # its request may have been cancelled
-                    done.set_result(None)
-        finally:
-            for _, done in group:
-                if not done.done() and error is not None:
-                    done.set_exception(error)
-                done.cancel()
-
-    async def _commit(self, entries: list[Entry]) -> None:
-        for pause in RETRY_SECONDS:
-            try:
-                await asyncio.to_thread(self._insert, entries)
-            except StoreError:
-                await self._sleep(pause)
-            else:
-                return
-        await asyncio.to_thread(self._insert, entries)
+            raise StoreError(
+                self._store.shown_url, reason, "Is the server up, the disk not full?"
+            ) from broken
 
     def _insert(self, entries: list[Entry]) -> None:
         at = self._now()
         answers = [
-            (place, self._answer_row(key, number, answer, entry.attempts, at))
+            (place, self._answer_row(key, number, answer, entry.attempts, at, prompt_version))
             for place, entry in enumerate(entries)
-            for key, number, answer in entry.answers
+            for said, prompt_version in (
+                (entry.answers, None),
+                (entry.first_stage, entry.first_stage_version),
+            )
+            for key, number, answer in said
         ]
         with self._store.begin() as connection:
             call_ids = _insert_all(connection, schema.calls, [self._call_row(entry, at) for entry in entries])
@@ -170,7 +147,7 @@ class Ledger:
         return {
             "run_id": self._run_id,
             "stage": self._stage,
-            "model": self._version.model,
+            "model": self._version.of_pass(entry.pass_number).model,
             "echoed_model": reply.model if reply else None,
             "status": entry.status,
             "attempts": entry.attempts,
@@ -182,17 +159,26 @@ class Ledger:
             "cost_usd": entry.cost_usd,
             "latency_seconds": reply.latency_seconds if reply else 0.0,
             "at": at,
+            "batch_id": entry.batch_line[0] if entry.batch_line else None,
+            "batch_line": entry.batch_line[1] if entry.batch_line else None,
         }
 
     def _answer_row(
-        self, key: bytes, number: int, answer: Answer, attempts: int, at: float
+        self,
+        key: bytes,
+        number: int,
+        answer: Answer,
+        attempts: int,
+        at: float,
+        prompt_version: str | None,
     ) -> dict[str, Any]:
+        version = self._version.of_pass(number)
         return {
             "key": key,
             "pass": number,
-            "prompt_version": self._version.prompt_version,
-            "model": self._version.model,
-            "parameters": self._version.parameters,
+            "prompt_version": prompt_version or version.prompt_version,
+            "model": version.model,
+            "parameters": version.parameters,
             "label": answer.label,
             "confidence": answer.confidence,
             "reason": answer.reason,
@@ -207,22 +193,43 @@ def _insert_all(connection: Connection, table: Any, rows: list[dict[str, Any]]) 
     return [int(found) for found in connection.execute(statement, rows).scalars()]
 
 
-def current_answers(store: Store, version: Version, keys: pl.DataFrame | None = None) -> pl.DataFrame:
+def current_answers(
+    store: Store,
+    version: Version,
+    keys: pl.DataFrame | None = None,
+    columns: Sequence[str] = tuple(ANSWER_SCHEMA),
+) -> pl.DataFrame:
     """Answers of a version, one row a key and pass: key, pass, label, confidence, reason, error_class.
 
     Args:
         store: the open database.
-        version: the prompt, model and parameters.
+        version: the prompt, model and parameters, of each pass.
         keys: a column `key` to keep to; None for all.
+        columns: which of the columns to read, `key` and `pass` among them; reasons are long.
     """
+    table = schema.answers.c
+    query = select(table.id, *(table[name] for name in columns)).where(_kept_under(version))
+    frame = read_of(store, query.order_by(table.id), table.key, keys)
+    return frame.unique(["key", "pass"], keep="last", maintain_order=True).select(columns)
+
+
+def _kept_under(version: Version) -> ColumnElement[bool]:
     columns = schema.answers.c
-    query = select(columns.id, *(columns[name] for name in ANSWER_SCHEMA)).where(
-        columns.prompt_version == version.prompt_version,
-        columns.model == version.model,
-        columns.parameters == version.parameters,
+
+    def same(one: Version) -> ColumnElement[bool]:
+        return and_(
+            columns.prompt_version == one.prompt_version,
+            columns.model == one.model,
+            columns.parameters == one.parameters,
+        )
+
+    if not version.by_pass:
+        return same(version)
+    others = [number for number, _ in version.by_pass]
+    return or_(
+        and_(same(version), columns["pass"].not_in(others)),
+        *(and_(same(one), columns["pass"] == number) for number, one in version.by_pass),
     )
-    frame = read_of(store, query.order_by(columns.id), columns.key, keys)
-    return frame.unique(["key", "pass"], keep="last", maintain_order=True).select(list(ANSWER_SCHEMA))
 
 
 def read_of(

@@ -1,6 +1,7 @@
-"""Reads a teacher's reply strictly: a leaf of the taxonomy with its confidence and reason, or a named error.
+"""Reads a teacher's reply strictly: a label with its confidence and reason for each item, or a named error.
 
-Never guesses: only letter case and spacing are forgiven. Knows nothing of how the reply was obtained.
+Never guesses: only letter case and spacing are forgiven, and of several answers each belongs to the item whose
+number it bears. Knows nothing of how the reply was obtained.
 """
 
 from __future__ import annotations
@@ -8,23 +9,45 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-from tasks.taxonomy import Taxonomy
+from itertools import chain
+from typing import Any, Protocol
 
 MAX_CHARACTERS = 20_000
+CHARACTERS_AN_ITEM = 2_000  # more of a reply about several
 MAX_REASON = 500
 # Another try may well succeed; every other error class is the teacher's answer and is kept as it is.
-UNPARSEABLE = frozenset({"empty", "not_json", "html", "truncated", "no_label"})
+UNPARSEABLE = frozenset(
+    {"empty", "not_json", "html", "truncated", "no_label", "missing", "repeated", "misnumbered"}
+)
+
+_REMEDIES = {
+    "empty": "Raise teacher.max_output_tokens: a model that reasons may have used all of them for thinking.",
+    "html": "Check teacher.base_url: a gateway or a web page answered.",
+    "truncated": "Raise teacher.max_output_tokens, or lower labeling.prompt.items_per_call.",
+    "too_long": "The model does not stop by itself: lower teacher.max_output_tokens, or choose another model.",
+    "not_json": "The model answers in prose: set teacher.structured to true where the provider takes a JSON schema, "
+    "and choose a model that keeps to a form where it does not.",
+    "no_label": "The model leaves out the label: set teacher.structured to true where the provider takes a schema.",
+    "two_labels": "The model names several labels: say in task.instructions which one goes before another.",
+    "unknown_label": "The model invents labels: set teacher.structured to true where the provider takes a schema, "
+    "and look whether task.other is missing.",
+    "missing": "The model loses count of the items: lower labeling.prompt.items_per_call.",
+    "repeated": "The model loses count of the items: lower labeling.prompt.items_per_call.",
+    "misnumbered": "The model loses count of the items: lower labeling.prompt.items_per_call.",
+    "teacher_refused": "The model refuses: say in task.instructions what the items are, or choose another model.",
+}
 
 _FENCE = re.compile(r"\A```[a-zA-Z]*\s*\n(.*?)\n?\s*```\Z", re.DOTALL)
+_OPENING = re.compile(r'\A(?:```[a-zA-Z]*\s*)?(?:\{\s*"answers"\s*:\s*)?\[\s*')
+_COMMA = re.compile(r"\s*,\s*")
 _BETWEEN = re.compile(r"\s*(?:[|;,\n]| or | and )\s*")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a reply says about one item: either `label` is a leaf, or `error_class` says why there is none."""
+    """What a reply says about one item: either `label` is one of those asked for, or `error_class` says why not."""
 
     label: str | None
     confidence: float | None = None
@@ -32,40 +55,141 @@ class Answer:
     error_class: str | None = None
 
 
+class Labels(Protocol):
+    """The labels that an answer may name: a taxonomy, or a part of one."""
+
+    @property
+    def resolve(self) -> Callable[[str], str | None]:
+        """The label that a name means, or None."""
+
+
 class _Twice(list[Any]):
     """The values of a field that was written more than once."""
 
 
-def parse_reply(text: str | None, taxonomy: Taxonomy, finished: bool = True) -> Answer:
-    """The answer in a reply.
+def remedy(error_class: str) -> str:
+    """What to do when replies keep failing this way; empty where nothing general can be said."""
+    return _REMEDIES.get(error_class, "")
+
+
+def parse_reply(text: str | None, labels: Labels, finished: bool = True) -> Answer:
+    """The answer in a reply about one item.
 
     Args:
         text: what the teacher wrote.
-        taxonomy: the labels there are.
+        labels: the labels there are.
         finished: False when the provider says that it cut the reply off.
 
     Returns:
         A label, or one of the error classes empty, html, truncated, not_json, no_label, two_labels,
         unknown_label, too_long.
     """
-    stripped = (text or "").strip()
-    if not stripped:
-        return Answer(None, error_class="empty" if finished else "truncated")
-    if len(stripped) > MAX_CHARACTERS:
-        return Answer(None, error_class="too_long")
-    if fenced := _FENCE.match(stripped):
-        stripped = fenced.group(1).strip()
+    stripped, error_class = _bare(text, finished, MAX_CHARACTERS)
+    if error_class is not None:
+        return Answer(None, error_class=error_class)
     try:
         said = json.loads(stripped, object_pairs_hook=_fields)
     except (ValueError, RecursionError):
         # A reply that is a label and nothing else leaves nothing to guess.
-        if finished and (label := taxonomy.resolve(stripped)) is not None:
+        if finished and (label := labels.resolve(stripped)) is not None:
             return Answer(label)
         return Answer(None, error_class=_broken(stripped, finished))
-    return _answer(said, taxonomy)
+    return _answer(said, labels)
 
 
-def _answer(said: Any, taxonomy: Taxonomy) -> Answer:
+def parse_replies(text: str | None, labels: Labels, items: int, finished: bool = True) -> tuple[Answer, ...]:
+    """The answers in a reply about several items, numbered from 1, in the order of the items.
+
+    An answer belongs to the item whose number it bears, never to one by its place. Of an array that was cut off
+    its whole answers count. A number that no item has means that the teacher counted other items than were
+    asked about: then no answer can be trusted to be about its item.
+
+    Args:
+        text: what the teacher wrote.
+        labels: the labels there are.
+        items: how many were asked about.
+        finished: False when the provider says that it cut the reply off.
+
+    Returns:
+        For each item a label, or an error class of `parse_reply`, or missing, repeated (answered twice), misnumbered.
+    """
+    stripped, error_class = _bare(text, finished, MAX_CHARACTERS + CHARACTERS_AN_ITEM * items)
+    if error_class is not None:
+        return _none_of(items, error_class)
+    try:
+        entries, absent = _entries(json.loads(stripped, object_pairs_hook=_fields)), "missing"
+        no_array = "no_label"
+    except (ValueError, RecursionError):
+        entries = _whole_entries(stripped)
+        absent = no_array = _broken(stripped, finished)
+    if entries is None:
+        return (parse_reply(text, labels, finished),) if items == 1 else _none_of(items, no_array)
+    numbered = [(number, entry) for entry in entries if (number := _number(entry)) is not None]
+    if any(not 1 <= number <= items for number, _ in numbered):
+        return _none_of(items, "misnumbered")
+    found: dict[int, Answer] = {}
+    for number, entry in numbered:
+        known = number in found
+        found[number] = Answer(None, error_class="repeated") if known else _answer(entry, labels)
+    return tuple(found.get(number, Answer(None, error_class=absent)) for number in range(1, items + 1))
+
+
+def _bare(text: str | None, finished: bool, most: int) -> tuple[str, str | None]:
+    """The text without what stands around it, and an error class where there is nothing to read."""
+    stripped = (text or "").strip()
+    if not stripped:
+        return "", "empty" if finished else "truncated"
+    if len(stripped) > most:
+        return "", "too_long"
+    fenced = _FENCE.match(stripped)
+    return (fenced.group(1).strip() if fenced else stripped), None
+
+
+def _none_of(items: int, error_class: str) -> tuple[Answer, ...]:
+    return (Answer(None, error_class=error_class),) * items
+
+
+def _entries(said: Any) -> list[Any] | None:
+    """The array of a reply, also where it stands alone; written twice, both. None where there is none."""
+    array = said.get("answers") if isinstance(said, dict) else said
+    if isinstance(array, _Twice):
+        return list(chain.from_iterable(part for part in array if isinstance(part, list)))
+    return array if isinstance(array, list) else None
+
+
+def _whole_entries(text: str) -> list[Any] | None:
+    """The values of an array that breaks off, up to the first that is not whole.
+
+    What comes after a broken value is not looked at: it may be the inside of a string. None where there is no
+    array, or where text follows its end: which of the two would be the answer?
+    """
+    opened = _OPENING.match(text)
+    if opened is None:
+        return None
+    place, entries = opened.end(), []
+    while True:
+        try:
+            value, place = _DECODER.raw_decode(text, place)
+        except (ValueError, RecursionError):
+            break
+        entries.append(value)
+        if (comma := _COMMA.match(text, place)) is None:
+            break
+        place = comma.end()
+    rest = text[place:].lstrip()
+    return entries if not rest.startswith("]") or rest[1:].strip() in ("", "}") else None
+
+
+def _number(entry: Any) -> int | None:
+    number = entry.get("item") if isinstance(entry, dict) else None
+    if isinstance(number, str) and number.strip().isascii() and number.strip().isdigit():
+        return int(number.strip()[:9])
+    if isinstance(number, float) and number.is_integer():
+        return int(number)
+    return number if isinstance(number, int) and not isinstance(number, bool) else None
+
+
+def _answer(said: Any, labels: Labels) -> Answer:
     if isinstance(said, list):
         return Answer(None, error_class="two_labels" if len(said) > 1 else "no_label")
     if isinstance(said, str):
@@ -73,19 +197,19 @@ def _answer(said: Any, taxonomy: Taxonomy) -> Answer:
     if not isinstance(said, dict):
         return Answer(None, error_class="no_label")
     confidence, reason = _confidence(said.get("confidence")), clean(said.get("reason"), MAX_REASON)
-    label, error_class = _label(said.get("label"), taxonomy)
+    label, error_class = _label(said.get("label"), labels)
     return Answer(label, confidence, reason, error_class)
 
 
-def _label(written: Any, taxonomy: Taxonomy) -> tuple[str | None, str | None]:
+def _label(written: Any, labels: Labels) -> tuple[str | None, str | None]:
     if isinstance(written, list):
         return None, "two_labels" if len(written) > 1 else "no_label"
     if not isinstance(written, str) or not written.strip():
         return None, "no_label"
-    label = taxonomy.resolve(written)
+    label = labels.resolve(written)
     if label is not None:
         return label, None
-    named = {found for part in _BETWEEN.split(written) if (found := taxonomy.resolve(part)) is not None}
+    named = {found for part in _BETWEEN.split(written) if (found := labels.resolve(part)) is not None}
     return None, "two_labels" if len(named) > 1 else "unknown_label"
 
 
@@ -99,6 +223,9 @@ def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         else:
             fields[name] = value
     return fields
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_fields)
 
 
 def _broken(text: str, finished: bool) -> str:

@@ -11,15 +11,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from sqlalchemy import func, select
 
+from tasks.errors import ConfigError, TrainingError
 from tasks.project import Project
-from tasks.records import Ingested, Labelled
+from tasks.records import Ingested, Labelled, Synthesized, hash_of
 from tasks.routing.cascade import TeacherAnswer
 from tasks.sources import (
     Rejection,
@@ -32,7 +33,18 @@ from tasks.sources import (
 )
 from tasks.store import Store, open_store, schema
 from tasks.store.items import append_items, note_source, read_contents, source_unchanged
-from tasks.store.traffic import owed_keys
+from tasks.store.labels import newest_label_id
+from tasks.store.synthetic import remember_state, remembered_state
+from tasks.store.traffic import audits, owed_keys
+from tasks.synthetic import SYNTHETIC
+
+if TYPE_CHECKING:
+    from tasks.labeling.acquisition import Sight
+    from tasks.labeling.beside import Bring
+    from tasks.labeling.estimate import Estimate
+    from tasks.labeling.review import Exported
+    from tasks.labeling.selection import Acquisition
+    from tasks.student.package import Student
 
 
 @task(name="take in items", cache_policy=NO_CACHE)
@@ -67,25 +79,56 @@ def take_in_items(project: Project, run_id: int) -> Ingested:
 
 @task(name="ask the teacher", cache_policy=NO_CACHE)
 def label_with_teacher(
-    project: Project, run_id: int, limit: int | None = None, gold: bool = False
+    project: Project,
+    run_id: int,
+    limit: int | None = None,
+    gold: bool = False,
+    batches: Literal["none", "wait", "submit", "cancel"] = "none",
 ) -> Labelled:
-    """Afterwards all that was chosen is answered in every pass or counted as left, and labels are resolved."""
+    """Afterwards all that was chosen is answered in every pass or counted as left, and labels are resolved.
+
+    Batches that have ended are fetched first; see `label_in_batches` for what becomes of the rest.
+    """
     from tasks.labeling.asking import asking_teacher
+    from tasks.labeling.batch_labelling import BatchSender, label_in_batches
+    from tasks.labeling.batch_submission import Terms
+    from tasks.labeling.batches import Fetched
     from tasks.labeling.labelling import ask_once, label_items
 
     store = open_store(project.database_url, project.project)
-    how = asking_teacher(project)
+    how = asking_teacher(project, _bring(project, store))
+    if (breaker := project.teacher.tie_breaker) is not None:
+        assert breaker.api_key, "a key that is missing is told before anything is paid for"
     known_gold = read_gold(project)
     never = pl.concat([known_gold.select("key"), _answered_without_the_teacher(store)])
-    labelled = label_items(
+    limit = limit if limit is not None else project.labeling.limit
+
+    def one_round(send: BatchSender | None, fetched: Fetched, only: pl.DataFrame | None) -> Labelled:
+        return label_items(
+            store,
+            how,
+            project.teacher.passes,
+            _budget_left(project, store, run_id),
+            never,
+            run_id,
+            limit if only is None else None,
+            progress=_progress("labelling"),
+            acquisition=_acquisition(project, store),
+            send=send,
+            fetched=fetched,
+            only=only,
+        )
+
+    terms = project.teacher.batch
+    labelled = label_in_batches(
         store,
         how,
-        project.teacher.passes,
-        _budget_left(project, store, run_id),
-        never,
-        run_id,
-        limit if limit is not None else project.labeling.limit,
-        progress=_progress("labelling"),
+        batches,
+        one_round,
+        limit is not None,
+        Terms(terms.window, terms.most_requests, terms.most_bytes),
+        terms.poll_seconds,
+        _progress("waiting for batches"),
     )
     if gold and known_gold.height and labelled.stopped is None:
         left = _budget_left(project, store, run_id)
@@ -98,6 +141,119 @@ def label_with_teacher(
     return labelled
 
 
+@task(name="estimate the labelling", cache_policy=NO_CACHE)
+def estimate_labelling(project: Project, run_id: int, limit: int | None = None) -> Estimate:
+    """What labelling now would take; nothing is asked and nothing is written."""
+    from tasks.labeling.asking import asking_teacher
+    from tasks.labeling.estimate import estimate
+    from tasks.labeling.labelling import never_asked
+    from tasks.labeling.planning import legs_of
+
+    store = open_store(project.database_url, project.project)
+    never = pl.concat([read_gold(project).select("key"), _answered_without_the_teacher(store)])
+    limit = limit if limit is not None else project.labeling.limit
+    excluded = never_asked(store, never)
+    legs, items = legs_of(store, asking_teacher(project), project.teacher.passes, excluded, limit)
+    return estimate(store, legs, items, _budget_left(project, store, run_id))
+
+
+def items_still_wanted(project: Project, up_to: int) -> int:
+    """How many more items to ask about so that `up_to` are asked about in all; those begun are still to finish."""
+    from tasks.labeling.asking import asking_teacher
+    from tasks.labeling.batch_book import in_batches
+    from tasks.labeling.ledger import current_answers
+
+    store, how = open_store(project.database_url, project.project), asking_teacher(project)
+    how = replace(how, passes=project.teacher.passes)
+    answers = current_answers(store, how.version, columns=("key", "pass"))
+    answers = pl.concat([answers, in_batches(store, how)]).unique()
+    answers = answers.filter(pl.col("pass") <= project.teacher.passes)
+    asked = answers.join(read_gold(project).select("key"), on="key", how="anti").group_by("key").len()
+    return max(0, up_to - asked.filter(pl.col("len") >= project.teacher.passes).height)
+
+
+def wants_synthesis(project: Project, asked: bool | None, limit: int | None) -> bool:
+    """Whether a labelling run also writes examples for starved labels.
+
+    It does where the project says below how many real items a label is starved, but not in a run with a limit of
+    its own, in which most labels look starved; `asked` overrules both.
+
+    Raises:
+        ConfigError: examples are wanted of images, or it is not said for which labels.
+    """
+    below = project.labeling.synthesis.below
+    if asked and below is None:
+        remedy = "Set it to the number of real items below which a label is starved, say 20."
+        raise ConfigError(
+            project.file, "is not set, so no label is starved", remedy, "labeling.synthesis.below"
+        )
+    if below is not None and project.task.modality != "text":
+        remedy = "Take it out: only texts can be written."
+        raise ConfigError(
+            project.file, "is for texts, the items are images", remedy, "labeling.synthesis.below"
+        )
+    return below is not None and (limit is None if asked is None else asked)
+
+
+@task(name="write examples for starved labels", cache_policy=NO_CACHE)
+def write_synthetic_examples(project: Project, run_id: int, again: bool = False) -> Synthesized:
+    """Afterwards starved labels have synthetic examples within their share, or the teacher was asked for them.
+
+    Where nothing changed since a run that asked for all, nothing is asked, unless `again`.
+    """
+    from tasks.embedding.encoders import load_encoder
+    from tasks.embedding.vectors import encoder_settings, vectors_of
+    from tasks.labeling.asking import asking
+    from tasks.labeling.screening import Screen
+    from tasks.labeling.starved import reference_rows, starved_labels
+    from tasks.labeling.synthesis import standing, write_examples
+    from tasks.labeling.writer import as_writer
+    from tasks.student.snapshot import DISPUTED
+    from tasks.student.steps import training_view
+
+    store, taxonomy = open_store(project.database_url, project.project), project.taxonomy
+    synthesis = project.labeling.synthesis
+    assert synthesis.below is not None, "see wants_synthesis"
+    gold = read_gold(project)
+    if not again and remembered_state(store) == _synthesis_state(project, store, gold):
+        return Synthesized()
+    view = training_view(project, store, gold).frame
+    real = view.filter(~pl.col("source").is_in([SYNTHETIC, DISPUTED]))
+    counts = dict(real.group_by("label").len().iter_rows())
+    written = dict(view.filter(pl.col("source") == SYNTHETIC).group_by("label").len().iter_rows())
+    starved = starved_labels(taxonomy, counts, written, synthesis.below, synthesis.most_share)
+    result = standing(starved)
+    if any(label.wanted for label in starved):
+        contents = read_contents(store)
+        watched = audits(store, project.routing.audit_window_days, misses_only=True).select("key")
+        others = pl.concat([view.select("key"), watched])
+        rows = reference_rows(real, others, contents, gold)
+        encoder = encoder_settings(project.encoder)
+        encode = load_encoder(encoder).encode  # before anything is paid for
+        known = pl.concat([contents.select("key"), gold.select("key")])
+        vectors = vectors_of(encoder, project.root, rows, "text")
+        screen = Screen(known, rows["text"].to_list(), vectors, rows["label"].to_list(), encode)
+        texts = rows.drop_nulls("label").group_by("label", maintain_order=True).agg("text")
+        price = project.price_of(project.teacher)
+        result = write_examples(
+            store,
+            asking(taxonomy, project.task.instructions, "text", as_writer(project.teacher), price),
+            taxonomy,
+            project.task.instructions,
+            project.teacher.structured,
+            starved,
+            dict(texts.iter_rows()),
+            screen,
+            _budget_left(project, store, run_id),
+            run_id,
+            seed=run_id,
+            progress=_progress("writing examples"),
+        )
+    if result.stopped is None:
+        remember_state(store, _synthesis_state(project, store, gold))
+    return result
+
+
 @task(name="write the review queue", cache_policy=NO_CACHE)
 def write_review_queue(project: Project) -> str:
     """Afterwards `review_labels.csv` holds what a person should look at, the most valuable first."""
@@ -108,20 +264,40 @@ def export_review_queue(
     project: Project, out: Path | None = None, limit: int | None = None
 ) -> tuple[str, int]:
     """Write the review queue; returns where it lies and how many rows it has."""
-    from tasks.labeling.asking import asking_teacher
+    exported = export_for_review(project, out, limit)
+    return exported.file, exported.rows
+
+
+def export_for_review(
+    project: Project,
+    out: Path | None = None,
+    limit: int | None = None,
+    form: Literal["csv", "label-studio"] = "csv",
+    image_root: Path | None = None,
+) -> Exported:
+    """Write the review queue as a CSV or as tasks for Label Studio."""
+    from tasks.labeling.contradictions import confident_contradictions
     from tasks.labeling.review import export_review
 
     store = open_store(project.database_url, project.project)
-    how = asking_teacher(project)
-    place = out or project.root / "review" / "review_labels.csv"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    gold = read_gold(project).select("key")
-    exported = export_review(store, place, how.version, project.teacher.passes, gold, limit)
-    return str(place), exported.rows
+    name = "review_labels.csv" if form == "csv" else "review_tasks.json"
+    return export_review(
+        store,
+        out or project.root / "review" / name,
+        project.taxonomy,
+        project.teacher.passes,
+        confident_contradictions(project.root),
+        read_gold(project).select("key"),
+        limit,
+        form=form,
+        modality=project.task.modality,
+        instructions=project.task.instructions,
+        image_root=image_root,
+    )
 
 
 def import_reviewed(project: Project, file: Path, run_id: int) -> dict[str, Any]:
-    """Take in a reviewed CSV; people's labels outrank the teacher for good."""
+    """Take in a reviewed CSV or an export of Label Studio; people's labels outrank the teacher for good."""
     from tasks.labeling.review import import_review
 
     store = open_store(project.database_url, project.project)
@@ -156,7 +332,7 @@ def ask_teacher(
     from tasks.labeling.asking import asking_teacher
     from tasks.labeling.labelling import ask_once
 
-    how = asking_teacher(project)
+    how = asking_teacher(project, _bring(project, store))
     contents = read_contents(store, pl.DataFrame({"key": keys}, schema={"key": pl.Binary}))
     left = _budget_left(project, store, run_id)
     said = ask_once(store, how, contents, stage, project.teacher.passes, run_id, left)
@@ -167,12 +343,37 @@ def ask_teacher(
 
 
 def _budget_left(project: Project, store: Store, run_id: int) -> float | None:
-    """What is left of the budget of a run, which may route in shards, label and ask about gold; None is no limit."""
+    """What is left of the budget of a run, which may route in shards, label and ask about gold; None is no limit.
+
+    What its open batches may still cost is set aside.
+    """
+    from tasks.labeling.batch_book import reserved_usd
+
     if project.teacher.budget_usd is None:
         return None
     calls = schema.calls.c
     spent = store.scalar(select(func.sum(calls.cost_usd)).where(calls.run_id == run_id)) or 0.0
-    return max(0.0, project.teacher.budget_usd - float(spent))
+    return max(0.0, project.teacher.budget_usd - float(spent) - reserved_usd(store, run_id))
+
+
+def _bring(project: Project, store: Store) -> Bring | None:
+    """What gives items their candidates and examples; None where the prompt shows neither."""
+    form = project.labeling.prompt
+    if not form.shortlist and not form.examples:
+        return None
+    from tasks.embedding.vectors import encoder_settings
+    from tasks.labeling.beside import bringing
+
+    return bringing(
+        store,
+        project.taxonomy,
+        encoder_settings(project.encoder),
+        project.root,
+        read_gold(project),
+        form.shortlist,
+        form.examples,
+        project.routing.audit_window_days,
+    )
 
 
 def _calls_of(store: Store, run_id: int, stage: str) -> int:
@@ -181,8 +382,45 @@ def _calls_of(store: Store, run_id: int, stage: str) -> int:
     return int(store.scalar(counted) or 0)
 
 
+def _acquisition(project: Project, store: Store) -> Acquisition:
+    """What to ask first; embeddings and the current student are read when the order turns out to matter."""
+    from tasks.embedding.vectors import encoder_settings
+    from tasks.labeling.selection import Acquisition
+    from tasks.labeling.sight import look
+
+    def seen(items: pl.DataFrame) -> Sight | None:
+        labelled = store.read(select(schema.labels.c.key).distinct())
+        encoder = encoder_settings(project.encoder)
+        return look(items, labelled, project.root, encoder, lambda: _current_student(project, store))
+
+    return Acquisition(project.labeling.mix.model_dump(), owed_keys(store), seen)
+
+
+def _current_student(project: Project, store: Store) -> Student | None:
+    """The champion, else the challenger; None where there is none or its files are gone, which labelling survives."""
+    if store.scalar(select(func.max(schema.policies.c.id))) is None:
+        return None  # every version that was ever registered brought a policy; so mlflow need not be imported
+    from tasks.promotion.tracking import registry_of
+
+    registry = registry_of(project)
+    version = registry.alias("champion") or registry.alias("challenger")
+    try:
+        return registry.load(version) if version else None
+    except TrainingError:
+        return None
+
+
 def _settings_hash(*settings: str) -> str:
     return hashlib.blake2b("\0".join(settings).encode(), digest_size=16).hexdigest()
+
+
+def _synthesis_state(project: Project, store: Store, gold: pl.DataFrame) -> str:
+    """All that decides which labels are starved and what would be asked for them, as one hash."""
+    judged = hash_of(sorted(zip(gold["key"].to_list(), gold["label"].to_list(), strict=True)))
+    settings = (project.labeling.synthesis, project.teacher, project.encoder)
+    said = [section.model_dump_json() for section in settings]
+    task = (project.taxonomy.version, project.task.instructions)
+    return _settings_hash(str(newest_label_id(store)), judged, *task, *said)
 
 
 def write_rejections(file: Path, rejections: Sequence[Rejection]) -> None:

@@ -10,22 +10,30 @@ import asyncio
 import json
 import re
 import time
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
 from tasks.errors import FatalTeacherError, RefusedTeacherError, TeacherError, TransientTeacherError
+from tasks.labeling.limits import limit_headers
 from tasks.labeling.prompts import Message
 from tasks.labeling.replies import clean
 
 MAX_DETAIL = 300
+MAX_BODY_BYTES = 4 * 2**20  # of a reply; the longest proper one has some tens of thousands of tokens
+BODY_START_BYTES = 2_000  # of an endless one, kept to be looked at
+COMPLETIONS = "/chat/completions"
 NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "insufficient_credits")
 _SECRET = re.compile(r"\b(?:sk[-_]|Bearer )[A-Za-z0-9*_\-.]{6,}")
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What was paid for. `problem` is set when the body was no chat completion, `text` is the body then."""
+    """What was paid for. `problem` is set when the body was no chat completion, `text` is the body then.
+
+    `headers` are the provider's rate limits, names in small letters.
+    """
 
     text: str
     model: str | None
@@ -36,13 +44,20 @@ class Reply:
     finished: bool = True
     refused: bool = False
     problem: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Teacher(Protocol):
     """Whoever can be asked; `seed` is the number of the pass (1-based)."""
 
-    async def ask(self, messages: list[Message], response_format: dict[str, Any] | None, seed: int) -> Reply:
-        """The reply to one request.
+    async def ask(
+        self,
+        messages: list[Message],
+        response_format: dict[str, Any] | None,
+        seed: int,
+        most_output_tokens: int | None = None,
+    ) -> Reply:
+        """The reply to one request, of at most `most_output_tokens` where they are given.
 
         Raises:
             TransientTeacherError: worth another try.
@@ -59,6 +74,16 @@ class OpenAITeacher:
 
     The SDK's low-level `post` to a raw response costs 1.3 ms of CPU a request where `create` costs 4.3
     (FACTS.md), because nothing is built from the reply that is not read here.
+
+    Args:
+        base_url: up to and with /v1.
+        api_key: sent, and shown to nobody.
+        model: its name at the provider.
+        temperature: None leaves it to the provider.
+        max_output_tokens: of a reply, where a request does not say how many.
+        timeout_seconds: of a whole request.
+        concurrency: connections.
+        by_pass: model and temperature of the passes that have their own.
     """
 
     def __init__(
@@ -70,6 +95,7 @@ class OpenAITeacher:
         max_output_tokens: int,
         timeout_seconds: float,
         concurrency: int,
+        by_pass: Mapping[int, tuple[str, float | None]] | None = None,
     ) -> None:
         import httpx2
         from openai import AsyncOpenAI, DefaultAioHttpClient
@@ -79,48 +105,91 @@ class OpenAITeacher:
         self._raw_response, self._cannot_connect = httpx2.Response, httpx2.ConnectTimeout
         limits = httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
         timeout = httpx2.Timeout(timeout_seconds)
-        self._client = AsyncOpenAI(
+        self.base_url = base_url
+        self.client = AsyncOpenAI(
             base_url=base_url,
             api_key=api_key,
             max_retries=0,
             timeout=timeout,
-            http_client=DefaultAioHttpClient(limits=limits, timeout=timeout),
+            http_client=DefaultAioHttpClient(
+                limits=limits, timeout=timeout, event_hooks={"response": [_bounding(MAX_BODY_BYTES)]}
+            ),
         )
         # OpenAI's newer models refuse `max_tokens`; other servers may not know `max_completion_tokens`.
-        most = "max_completion_tokens" if "://api.openai.com" in base_url else "max_tokens"
-        self._body: dict[str, Any] = {"model": model, most: max_output_tokens}
-        if temperature is not None:
-            self._body["temperature"] = temperature
+        self._most = "max_completion_tokens" if "://api.openai.com" in base_url else "max_tokens"
+        self._max_output_tokens = max_output_tokens
+        self._model, self._temperature, self._by_pass = model, temperature, by_pass or {}
 
-    async def ask(self, messages: list[Message], response_format: dict[str, Any] | None, seed: int) -> Reply:
+    async def ask(
+        self,
+        messages: list[Message],
+        response_format: dict[str, Any] | None,
+        seed: int,
+        most_output_tokens: int | None = None,
+    ) -> Reply:
         """See `Teacher.ask`."""
         import openai
 
-        body = {**self._body, "messages": messages, "seed": seed}
-        if response_format is not None:
-            body["response_format"] = response_format
+        body = self.body(messages, response_format, seed, most_output_tokens)
         started = time.perf_counter()
         try:
             # The SDK's own time-outs are between bytes; this one holds for a server that drips, too.
             async with asyncio.timeout(self._timeout_seconds):
-                response = await self._client.post("/chat/completions", cast_to=self._raw_response, body=body)
-        except (TimeoutError, openai.APITimeoutError) as error:
+                response = await self.client.post(COMPLETIONS, cast_to=self._raw_response, body=body)
+        except _EndlessError as error:
+            text = error.start.decode("utf-8", "replace")
+            return Reply(text, None, 0, 0, 0, time.perf_counter() - started, problem="endless")
+        except (TimeoutError, openai.APIError) as error:
+            # `from None`: the SDK's exceptions carry the request with its headers.
+            raise self.error_of(error) from None
+        headers = limit_headers(response.headers.raw)
+        return self.reply(response.content, time.perf_counter() - started, headers)
+
+    def body(
+        self,
+        messages: list[Message],
+        response_format: dict[str, Any] | None,
+        seed: int,
+        most_output_tokens: int | None = None,
+    ) -> dict[str, Any]:
+        """The body of a chat-completions request, the same online and as a line of a batch."""
+        model, temperature = self._by_pass.get(seed, (self._model, self._temperature))
+        body = {
+            "model": model,
+            self._most: most_output_tokens or self._max_output_tokens,
+            "messages": messages,
+            "seed": seed,
+        }
+        if temperature is not None:
+            body["temperature"] = temperature
+        if response_format is not None:
+            body["response_format"] = response_format
+        return body
+
+    def error_of(self, error: Exception) -> TeacherError:
+        """Which of the three kinds an exception of the SDK is; its words are bounded and hold no key."""
+        import openai
+
+        if isinstance(error, TimeoutError | openai.APITimeoutError):
             if isinstance(error.__cause__, self._cannot_connect):  # also when the connection is refused
-                raise TransientTeacherError("connection", self._bounded(error.__cause__)) from None
-            detail = f"no reply within {self._timeout_seconds:g} seconds"
-            raise TransientTeacherError("timeout", detail) from None
-        except openai.APIStatusError as error:
-            # `from None` everywhere: the SDK's exceptions carry the request with its headers.
-            raise self._error(error.status_code, error.body, dict(error.response.headers)) from None
-        except openai.APIConnectionError as error:
-            raise TransientTeacherError("connection", self._bounded(error.__cause__ or error)) from None
-        return self._reply(response.content, time.perf_counter() - started)
+                return TransientTeacherError("connection", self._bounded(error.__cause__))
+            return TransientTeacherError("timeout", f"no reply within {self._timeout_seconds:g} seconds")
+        if isinstance(error, openai.APIStatusError):
+            return self.error(error.status_code, error.body, dict(error.response.headers))
+        return TransientTeacherError("connection", self._bounded(error.__cause__ or error))
 
     async def aclose(self) -> None:
         """See `Teacher.aclose`."""
-        await self._client.close()
+        await self.client.close()
 
-    def _reply(self, content: bytes, latency_seconds: float) -> Reply:
+    def reply(
+        self, content: bytes, latency_seconds: float, headers: Mapping[str, str] | None = None
+    ) -> Reply:
+        """What the body of a reply with status 200 says; `headers` are the rate limits that came with it.
+
+        Raises:
+            TeacherError: it wraps an error.
+        """
         try:
             body = json.loads(content)
         except (ValueError, RecursionError):
@@ -128,7 +197,7 @@ class OpenAITeacher:
         if isinstance(body, dict) and isinstance(body.get("error"), dict) and not body.get("choices"):
             # Some gateways wrap an upstream error into a 200.
             code = body["error"].get("code")
-            raise self._error(int(code) if str(code).isdigit() else 502, body["error"], {})
+            raise self.error(int(code) if str(code).isdigit() else 502, body["error"], headers or {})
         try:
             assert isinstance(body, dict)
             choice = body["choices"][0]
@@ -137,7 +206,7 @@ class OpenAITeacher:
         except (AssertionError, KeyError, IndexError, TypeError, AttributeError):
             text = content.decode("utf-8", "replace")
             problem = "html" if text.lstrip().startswith("<") else "not_a_completion"
-            return Reply(text, None, 0, 0, 0, latency_seconds, problem=problem)
+            return Reply(text, None, 0, 0, 0, latency_seconds, problem=problem, headers=headers or {})
         refused = finish == "content_filter" or bool(refusal and not text)
         usage = _object(body.get("usage"))
         details = _object(usage.get("prompt_tokens_details"))
@@ -150,14 +219,16 @@ class OpenAITeacher:
             latency_seconds,
             finished=finish != "length",
             refused=refused,
+            headers=headers or {},
         )
 
-    def _error(self, status: int, body: object, headers: dict[str, str]) -> TeacherError:
+    def error(self, status: int, body: object, headers: Mapping[str, str]) -> TeacherError:
+        """What a reply with another status than 200 means."""
         fields = body if isinstance(body, dict) else {}
         detail = self._bounded(fields.get("message") or body or f"status {status}")
         code = str(fields.get("code") or fields.get("type") or "")
         if status == 429 and code not in NO_MONEY:
-            return TransientTeacherError("rate_limited", detail, retry_after(headers))
+            return TransientTeacherError("rate_limited", detail, retry_after(headers), headers)
         if status == 402 or code in NO_MONEY:
             return FatalTeacherError("no_money", detail, "Top up the account; what was paid for is kept.")
         if status in (408, 409, 425) or status >= 500:
@@ -176,7 +247,7 @@ class OpenAITeacher:
         return clean(_SECRET.sub("***", text), MAX_DETAIL) or "no reason given"
 
 
-def retry_after(headers: dict[str, str]) -> float | None:
+def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds a provider asks to wait (`retry-after-ms`, or `retry-after` in seconds or as a date)."""
     lower = {name.lower(): value for name, value in headers.items()}
     try:
@@ -190,6 +261,49 @@ def retry_after(headers: dict[str, str]) -> float | None:
         return max(0.0, parsedate_to_datetime(written).timestamp() - time.time())
     except ValueError:
         return None
+
+
+class _EndlessError(Exception):
+    """A reply was longer than any proper one; `start` is how it begins."""
+
+    def __init__(self, start: bytes) -> None:
+        self.start = start
+        super().__init__()
+
+
+def _bounding(most_bytes: int) -> Callable[[Any], Awaitable[None]]:
+    """A response hook of the HTTP client: what a teacher says beyond `most_bytes` is not read.
+
+    Of an error the beginning is enough; a completion without end raises `_EndlessError`. Files and batches pass.
+    """
+    import httpx2
+
+    class Bounded(httpx2.AsyncByteStream):
+        def __init__(self, stream: httpx2.AsyncByteStream, failed: bool) -> None:
+            self._stream, self._failed = stream, failed
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            read, start = 0, b""
+            async for part in self._stream:
+                read += len(part)
+                if read > most_bytes:
+                    if self._failed:
+                        return
+                    raise _EndlessError((start + part)[:BODY_START_BYTES])
+                if len(start) < BODY_START_BYTES:
+                    start += part
+                yield part
+
+        async def aclose(self) -> None:
+            await self._stream.aclose()
+
+    async def bound(response: httpx2.Response) -> None:
+        if response.request.url.path.endswith(COMPLETIONS) and isinstance(
+            response.stream, httpx2.AsyncByteStream
+        ):
+            response.stream = Bounded(response.stream, response.is_error)
+
+    return bound
 
 
 def _object(value: object) -> dict[str, Any]:

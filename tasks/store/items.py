@@ -6,11 +6,13 @@ import time
 from pathlib import Path
 
 import polars as pl
-from sqlalchemy import func, insert, select
+from sqlalchemy import bindparam, func, insert, select, update
 
 from tasks.errors import InputError
 from tasks.store import schema
 from tasks.store.database import Store
+from tasks.store.synthetic import synthetic_keys
+from tasks.synthetic import SYNTHETIC
 
 
 def known_keys(store: Store) -> pl.DataFrame:
@@ -21,23 +23,42 @@ def known_keys(store: Store) -> pl.DataFrame:
 def append_items(store: Store, items: pl.DataFrame, origin: str, run_id: int) -> int:
     """Append the items whose key is not there yet; returns how many were new.
 
+    A synthetic example that turns up for real is a real item from then on, and counts as new.
+
     Args:
         store: the open database.
         items: columns key, source_id, text, image.
         origin: source, traffic or import.
         run_id: the job that brings them.
     """
-    fresh = items.unique("key", keep="first", maintain_order=True).join(
-        known_keys(store), on="key", how="anti"
-    )
-    now = time.time()
-    return store.append(
+    distinct, now = items.unique("key", keep="first", maintain_order=True), time.time()
+    met = _meet_synthetic(store, distinct, origin, run_id, now)
+    fresh = distinct.join(known_keys(store), on="key", how="anti")
+    return met + store.append(
         schema.items,
         (
             {**row, "origin": origin, "run_id": run_id, "added_at": now}
             for row in fresh.select("key", "source_id", "text", "image").iter_rows(named=True)
         ),
     )
+
+
+def _meet_synthetic(store: Store, items: pl.DataFrame, origin: str, run_id: int, now: float) -> int:
+    """Turn the synthetic examples among the items into real ones; their synthetic labels stay what they are."""
+    met = items.join(synthetic_keys(store), on="key", how="semi")
+    if not met.height:
+        return 0
+    columns = schema.items.c
+    change = (
+        update(schema.items)
+        .where(columns.key == bindparam("met"), columns.origin == SYNTHETIC)
+        .values(source_id=bindparam("named"), origin=origin, run_id=run_id, added_at=now)
+    )
+    with store.begin() as connection:
+        connection.execute(
+            change, [{"met": key, "named": name} for key, name in met.select("key", "source_id").iter_rows()]
+        )
+    return met.height
 
 
 def read_contents(store: Store, keys: pl.DataFrame | None = None) -> pl.DataFrame:
@@ -52,8 +73,9 @@ def read_contents(store: Store, keys: pl.DataFrame | None = None) -> pl.DataFram
 
 
 def count_items(store: Store) -> int:
-    """How many items there are."""
-    return int(store.scalar(select(func.count()).select_from(schema.items)) or 0)
+    """How many items there are, synthetic examples not counted."""
+    real = select(func.count()).select_from(schema.items).where(schema.items.c.origin != SYNTHETIC)
+    return int(store.scalar(real) or 0)
 
 
 def source_unchanged(store: Store, path: str, size: int, modified_at: float, settings: str) -> bool:

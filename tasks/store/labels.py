@@ -1,7 +1,7 @@
 """The labels table: append-only, and which label of an item counts.
 
-`human` outranks `adjudicated` outranks what the LLM said last (`consensus`, `single`, or `disagreed`, which
-withdraws) outranks `imported`. A raw label is never overwritten.
+`human` outranks `adjudicated` outranks what the LLM said last (`consensus`, `single`, or `partial` and `disagreed`,
+which withdraw) outranks `imported`. A raw label is never overwritten.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import polars as pl
 from sqlalchemy import func, select
 
-from tasks.records import LLM_SOURCES, SOURCES
+from tasks.records import LLM_SOURCES, PARTIAL, SOURCES
 from tasks.store import schema
 from tasks.store.database import Store
 
@@ -20,7 +20,7 @@ RANK = {"human": 0, "adjudicated": 1} | dict.fromkeys(LLM_SOURCES, 2) | {"import
 
 
 def append_labels(store: Store, rows: Iterable[tuple[bytes, str | None, str]], run_id: int) -> int:
-    """Append (key, label, source) rows; a label of None is only for source `disagreed`."""
+    """Append (key, label, source) rows; None is for source `disagreed` only, a path that is no leaf for `partial`."""
     now = time.time()
 
     def checked() -> Iterable[dict[str, object]]:
@@ -51,8 +51,22 @@ def disputed_keys(store: Store) -> pl.DataFrame:
     return resolve(raw_labels(store)).filter(pl.col("label").is_null()).select("key")
 
 
+def upper_labels(rows: pl.DataFrame) -> pl.DataFrame:
+    """key, label of the disputed items whose passes agree on upper levels: the path they share, never a leaf.
+
+    Args:
+        rows: every label row: id, key, label, source.
+    """
+    partial = resolve(rows).filter(pl.col("source") == PARTIAL).select("key")
+    newest = rows.filter(pl.col("source") == PARTIAL).sort("id").unique("key", keep="last", maintain_order=True)
+    return newest.join(partial, on="key", how="semi", maintain_order="left").select("key", "label")
+
+
 def resolve(rows: pl.DataFrame) -> pl.DataFrame:
-    """Reduce raw label rows (id, key, label, source) to one row a key; label null where it is disputed."""
+    """Reduce raw label rows (id, key, label, source) to one row a key; label null where it is disputed.
+
+    Of source `partial` the label is null too: whoever wants a label wants a leaf; see `upper_labels`.
+    """
     if not rows.height:
         return pl.DataFrame(schema={"key": pl.Binary, "label": pl.String, "source": pl.String})
     ranked = rows.with_columns(pl.col("source").replace_strict(RANK, return_dtype=pl.Int8).alias("rank"))
@@ -60,8 +74,9 @@ def resolve(rows: pl.DataFrame) -> pl.DataFrame:
     newest = (
         best.filter(pl.col("source") != "imported").sort("id").group_by("key", maintain_order=True).last()
     )
+    leaf = pl.when(pl.col("source") != PARTIAL).then(pl.col("label")).alias("label")
     return pl.concat(
-        [newest.select("key", "label", "source"), _majority(best.filter(pl.col("source") == "imported"))]
+        [newest.select("key", leaf, "source"), _majority(best.filter(pl.col("source") == "imported"))]
     )
 
 

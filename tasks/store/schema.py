@@ -37,7 +37,7 @@ items = Table(
     Column("source_id", Text, nullable=False),
     Column("text", Text),
     Column("image", LargeBinary),
-    Column("origin", String(16), nullable=False),  # source | traffic | import
+    Column("origin", String(16), nullable=False),  # source | traffic | import | synthetic
     Column("run_id", Integer),
     Column("added_at", Float, nullable=False),
 )
@@ -47,7 +47,7 @@ calls = Table(
     metadata,
     _id(),
     Column("run_id", Integer),
-    Column("stage", String(32), nullable=False),  # label | route | audit | gold | check
+    Column("stage", String(32), nullable=False),  # label | route | audit | gold | check | synthesis
     Column("model", Text, nullable=False),
     Column("echoed_model", Text),
     Column("status", String(16), nullable=False),  # ok | invalid | failed
@@ -60,6 +60,44 @@ calls = Table(
     Column("cost_usd", Float, nullable=False),
     Column("latency_seconds", Float, nullable=False),
     Column("at", Float, nullable=False),
+    Column("batch_id", Integer, ForeignKey("batches.id")),  # null: asked online
+    Column("batch_line", Integer),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    _id(),
+    Column("token", String(32), nullable=False),  # in the provider's metadata, to find a batch again by
+    Column("remote_id", Text),
+    Column("status", String(16), nullable=False),  # planned | uploaded, then what the provider last said
+    Column("base_url", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("stage", String(32), nullable=False),
+    Column("run_id", Integer, nullable=False),
+    Column("input_file_id", Text),
+    Column("output_file_id", Text),
+    Column("error_file_id", Text),
+    Column("requests", Integer, nullable=False),
+    Column("reserved_usd", Float, nullable=False),
+    Column("error", Text),
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    Column("closed_at", Float),  # null: waits at the provider, or for its results to be fetched
+)
+
+batch_items = Table(
+    "batch_items",
+    metadata,
+    Column("batch_id", Integer, ForeignKey("batches.id"), primary_key=True, autoincrement=False),
+    Column("line", Integer, primary_key=True, autoincrement=False),
+    Column("place", Integer, primary_key=True, autoincrement=False),  # of the item within its request
+    Column("key", LargeBinary(16), nullable=False),
+    Column("pass", Integer, nullable=False),
+    Column("prompt_version", String(32), nullable=False),
+    Column("parameters", String(32), nullable=False),
+    Column("branch", Text),
+    Column("candidates", Text),  # JSON; null: all labels were offered
 )
 
 answers = Table(
@@ -91,7 +129,7 @@ labels = Table(
     metadata,
     _id(),
     Column("key", LargeBinary(16), nullable=False),
-    Column("label", Text),  # null only for source `disagreed`, which withdraws an earlier LLM label
+    Column("label", Text),  # null: `disagreed`, which withdraws; no leaf: `partial`
     Column("source", String(16), nullable=False),
     Column("run_id", Integer),
     Column("at", Float, nullable=False),
@@ -188,4 +226,12 @@ meta = Table(
 )
 
 Index("ix_call_answers_answer", call_answers.c.answer_id)
+Index(  # a line of a batch is paid once; calls made online are not in this index and cost it nothing
+    "uq_calls_batch_line",
+    calls.c.batch_id,
+    calls.c.batch_line,
+    unique=True,
+    sqlite_where=calls.c.batch_id.is_not(None),
+    postgresql_where=calls.c.batch_id.is_not(None),
+)
 Index("ix_policies_version", policies.c.model_version)

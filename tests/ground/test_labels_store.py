@@ -20,6 +20,7 @@ from tasks.store.labels import (
     newest_label_id,
     raw_labels,
     resolve,
+    upper_labels,
 )
 
 LABELS = st.sampled_from(["A", "B", "C"])
@@ -53,7 +54,7 @@ def by_the_rules(rows: Rows) -> dict[bytes, tuple[str | None, str]]:
         for group in (
             {"human"},
             {"adjudicated"},
-            {"consensus", "single", "disagreed"},
+            {"consensus", "single", "partial", "disagreed"},
             {"imported"},
             {"synthetic"},
         ):
@@ -65,7 +66,8 @@ def by_the_rules(rows: Rows) -> dict[bytes, tuple[str | None, str]]:
                 tie = len(votes) > 1 and votes[0][1] == votes[1][1]
                 found[key] = (None if tie else votes[0][0], "imported")
             else:
-                found[key] = told[-1]
+                label, source = told[-1]
+                found[key] = (None if source == "partial" else label, source)
             break
     return found
 
@@ -113,11 +115,26 @@ def test_a_person_has_the_last_word(rows: Rows, label: str) -> None:
         ([("A", "imported"), ("B", "imported")], (None, "imported")),
         ([("A", "imported"), ("B", "imported"), ("C", "human")], ("C", "human")),
         ([("A", "synthetic"), ("B", "imported")], ("B", "imported")),
+        ([("A > a", "single"), ("A", "partial")], (None, "partial")),
+        ([("A", "partial"), ("A > a", "consensus")], ("A > a", "consensus")),
+        ([("B", "imported"), ("A", "partial")], (None, "partial")),
+        ([("A", "partial"), ("A > a", "human")], ("A > a", "human")),
     ],
 )
 def test_which_label_counts(history: list[tuple[str | None, str]], expected: tuple[str | None, str]) -> None:
     """The cases the design names, one by one."""
     assert resolved([(b"k", label, source) for label, source in history]) == {b"k": expected}
+
+
+def test_a_partial_label_is_no_label_but_says_on_what_the_passes_agree(store: Store) -> None:
+    """It counts as disputed, and only while no decision or consensus has come after it."""
+    first, second = b"a" * 16, b"b" * 16
+    append_labels(store, [(first, "A", "partial"), (second, "B", "partial")], run_id=1)
+    assert effective_labels(store).height == 0
+    assert set(disputed_keys(store)["key"]) == {first, second}
+    assert upper_labels(raw_labels(store)).rows() == [(first, "A"), (second, "B")]
+    append_labels(store, [(first, "A > a", "human"), (second, None, "disagreed")], run_id=2)
+    assert upper_labels(raw_labels(store)).height == 0
 
 
 def test_labels_are_only_ever_appended(store: Store) -> None:

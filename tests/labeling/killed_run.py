@@ -1,4 +1,4 @@
-"""One labelling run in a process of its own, to be killed: database URL, the teacher's base URL, concurrency."""
+"""One labelling run in a process of its own, to be killed: database URL, base URL, concurrency, items to a call, stages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from tasks.store import open_store
 from tests.labeling.scripted import NO_KEYS, how
 
 if __name__ == "__main__":
-    url, base_url, concurrency = sys.argv[1:]
+    url, base_url, concurrency, items_per_call, stages = sys.argv[1:]
     store = open_store(url, "tiny")
-    done = label_items(store, how(base_url, concurrency=int(concurrency)), 2, None, NO_KEYS, 1)
+    form = {"items_per_call": int(items_per_call), "stages": int(stages)}
+    done = label_items(store, how(base_url, concurrency=int(concurrency), **form), 2, None, NO_KEYS, 1)
     print(done.calls)

@@ -46,8 +46,9 @@ class Said:
         model: str = "echoed-1",
         usage: Any = None,
         never: bool = False,
+        endless: int | None = None,
     ) -> None:
-        self.status, self.headers, self.never = status, headers, never
+        self.status, self.headers, self.never, self.endless = status, headers, never, endless
         usage = usage or {
             "prompt_tokens": 1000,
             "completion_tokens": 20,
@@ -62,6 +63,16 @@ def says(label: str, **more: Any) -> Said:
     return Said(json.dumps({"label": label, "confidence": 0.9, "reason": "it looks like one"} | more))
 
 
+def lists(labels: Sequence[str | None], **more: Any) -> Said:
+    """Proper answers about several items; None leaves an item out."""
+    answers = [
+        {"item": number, "label": label, "confidence": 0.9, "reason": "so"}
+        for number, label in enumerate(labels, start=1)
+        if label is not None
+    ]
+    return Said(json.dumps({"answers": answers}), **more)
+
+
 def fails(status: int, message: str = "no", code: str = "", **headers: str) -> Said:
     """An error in OpenAI's form."""
     body = json.dumps({"error": {"message": message, "type": code, "code": code}})
@@ -74,6 +85,7 @@ class ScriptedTeacher:
     def __init__(self, script: Script) -> None:
         self._script = script
         self.bodies: list[dict[str, Any]] = []
+        self.dripped = 0
         self._asked: dict[tuple[str, int], int] = {}
         self._started, self._stop = threading.Event(), asyncio.Event()
 
@@ -107,14 +119,45 @@ class ScriptedTeacher:
     async def _answer(self, http: web.Request) -> web.Response:
         body = await http.json()
         self.bodies.append(body)
+        said = self._said(body)
+        if said.never:
+            await self._stop.wait()
+        if said.endless is not None:
+            return await self._drip(http, said)
+        kind = "text/html" if said.body.startswith("<") else "application/json"
+        return web.Response(text=said.body, status=said.status, headers=said.headers, content_type=kind)
+
+    def _said(self, body: dict[str, Any]) -> Said:
         content = body["messages"][-1]["content"]
         text = content.split("\n")[1] if isinstance(content, str) else "image"
         asked = self._asked[text, body["seed"]] = self._asked.get((text, body["seed"]), 0) + 1
-        said = self._script(text, body["seed"], asked)
-        if said.never:
-            await self._stop.wait()
-        kind = "text/html" if said.body.startswith("<") else "application/json"
-        return web.Response(text=said.body, status=said.status, headers=said.headers, content_type=kind)
+        return self._script(text, body["seed"], asked)
+
+    async def _drip(self, http: web.Request, said: Said) -> web.Response:
+        """A body that goes on for as long as anybody listens: this many bytes at a time."""
+        assert said.endless is not None
+        response = web.StreamResponse(status=said.status, headers={"Content-Type": "application/json"})
+        await response.prepare(http)
+        try:
+            await response.write(said.body[:-1].encode())
+            while not self._stop.is_set():
+                await response.write(b" " * said.endless)
+                self.dripped += said.endless
+                await asyncio.sleep(0)
+        except (ConnectionError, asyncio.CancelledError):
+            pass  # nobody listens any more
+        return response  # type: ignore[return-value]
+
+
+class SeveralTeacher(ScriptedTeacher):
+    """The same for several items in a request: `say(items' texts, pass, body)`."""
+
+    def __init__(self, say: Callable[[list[str], int, dict[str, Any]], Said]) -> None:
+        super().__init__(lambda *_: Said())
+        self._say = say
+
+    def _said(self, body: dict[str, Any]) -> Said:
+        return self._say(items_in(body), body["seed"], body)
 
 
 class FakeTime:
@@ -149,11 +192,12 @@ def how(
     model: str = "some-model",
     modality: str = "text",
     timeout_seconds: float = 10.0,
+    **form: Any,
 ) -> Asking:
-    """An `Asking` of the real client against a server of the tests."""
+    """An `Asking` of the real client against a server of the tests; `form` is of the prompt."""
     time = time or FakeTime()
     return Asking(
-        Prompt(labels or taxonomy(), instructions, modality, structured),
+        Prompt(labels or taxonomy(), instructions, modality, structured, **form),
         lambda: OpenAITeacher(base_url, KEY, model, 0.0, 100, timeout_seconds, concurrency),
         model,
         Price(1.0, 10.0, 0.1),
@@ -163,6 +207,7 @@ def how(
         100,
         time.clock,
         time.sleep,
+        head_start_seconds=float("inf"),  # however slow this machine is: the first request goes alone
     )
 
 
@@ -182,6 +227,12 @@ def put_texts(store: Store, texts: Sequence[str]) -> list[bytes]:
 
 def item_in(body: dict[str, Any]) -> str:
     """What stands inside the delimiter of a request."""
-    found = re.fullmatch(r"<(item-[0-9a-f]{32})>\n(.*)\n</\1>", body["messages"][-1]["content"], re.DOTALL)
+    found = re.fullmatch(r"<(item-[0-9]+)>\n(.*)\n</\1>", body["messages"][-1]["content"], re.DOTALL)
     assert found
     return found.group(2)
+
+
+def items_in(body: dict[str, Any]) -> list[str]:
+    """What stands behind the marks of a request about several items, in order."""
+    content = body["messages"][-1]["content"]
+    return re.findall(r"<item-[0-9]+ [0-9]+>\n(.*?)(?=\n</?item-)", content, re.DOTALL)

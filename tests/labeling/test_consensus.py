@@ -58,6 +58,76 @@ def test_of_three_passes_two_decide() -> None:
     }
 
 
+def test_where_passes_differ_below_the_levels_above_are_kept() -> None:
+    """The deepest path that more than half agree on; a leaf is never such a path, whatever else is below it."""
+    answers = _answers(
+        below=["x > y > a", "x > y > b"],
+        above=["x > y > a", "x > z > a"],
+        apart=["x > y > a", "w > y > a"],
+        short=["x > q", "x > y > a"],
+        flat=["p", "q"],
+        dead=["x > y > a", None],
+    )
+    assert _states(answers, 2) == {
+        "below": ("partial", "x > y"),
+        "above": ("partial", "x"),
+        "apart": ("disagreed", None),
+        "short": ("partial", "x"),
+        "flat": ("disagreed", None),
+        "dead": ("invalid", None),
+    }
+    three = _answers(
+        most=["x > y > a", "x > y > b", "w > y > c"], none=["x > y > a", "w > y > b", "v > y > c"]
+    )
+    assert _states(three, 3) == {"most": ("partial", "x > y"), "none": ("disagreed", None)}
+
+
+def test_the_last_vote_counts_only_where_passes_differ() -> None:
+    answers = _answers(
+        first=["a", "b", "a"],
+        second=["a", "b", "b"],
+        neither=["x > a", "x > b", "w > c"],
+        same=["a", "a", "b"],
+        dead=["a", None, "a"],
+        refused=["x > a", "x > b", None],
+        missing=["a", "b"],
+    )
+    found = {key.decode(): (state, label) for key, state, label in item_states(answers, 2, True).iter_rows()}
+    assert found == {
+        "first": ("consensus", "a"),
+        "second": ("consensus", "b"),
+        "neither": ("partial", "x"),
+        "same": ("consensus", "a"),
+        "dead": ("invalid", None),
+        "refused": ("partial", "x"),
+        "missing": ("disagreed", None),
+    }
+    assert _states(answers, 2)["first"] == ("disagreed", None)
+
+
+def test_of_many_passes_the_last_vote_makes_one_label_the_most_frequent_or_none() -> None:
+    answers = _answers(
+        three=["a", "b", "c", "a"],
+        four=["a", "b", "c", "d"],
+        still=["a", "a", "b", "b", "c"],
+        dissent=["a", "a", "b", "c", "d"],
+        pair=["a", "a", "b", "c", "b"],
+        made=["a", "a", "b", "c", "a"],
+    )
+    states = {
+        key.decode(): label
+        for passes in (3, 4)
+        for key, state, label in item_states(
+            answers.join(
+                answers.group_by("key").len().filter(pl.col("len") == passes + 1), on="key", how="semi"
+            ),
+            passes,
+            True,
+        ).iter_rows()
+    }
+    assert states == {"three": "a", "four": None, "still": None, "dissent": None, "pair": None, "made": "a"}
+
+
 def _appended(raw: pl.DataFrame, rows: list[Any]) -> pl.DataFrame:
     new = pl.DataFrame([(raw.height + i, *row) for i, row in enumerate(rows)], schema=RAW, orient="row")
     return pl.concat([raw, new])
@@ -73,6 +143,20 @@ def test_a_label_is_withdrawn_when_a_later_pass_disagrees() -> None:
     assert resolve(_appended(raw, second))["label"].to_list() == [None, None]
 
 
+def test_a_partial_label_withdraws_and_is_superseded_like_any_other() -> None:
+    raw = pl.DataFrame(schema=RAW)
+    said: list[list[str | None]] = [["x > a"], ["x > a", "x > b"], ["x > a", "x > b", "x > b"]]
+    for answers, wanted in zip(
+        said, [("x > a", "single"), ("x", "partial"), ("x > b", "consensus")], strict=True
+    ):
+        states = item_states(_answers(item=answers), 2, True)
+        rows = new_label_rows(states, raw)
+        assert rows == [(b"item", *wanted)]
+        raw = _appended(raw, rows)
+        assert new_label_rows(states, raw) == []
+        assert resolve(raw)["label"].item() == (None if wanted[1] == "partial" else wanted[0])
+
+
 def test_a_human_label_neither_counts_as_the_llms_nor_is_outranked() -> None:
     raw = pl.DataFrame([(0, b"item", "b", "human")], schema=RAW, orient="row")
     rows = new_label_rows(item_states(_answers(item=["a", "a"]), 2), raw)
@@ -81,31 +165,41 @@ def test_a_human_label_neither_counts_as_the_llms_nor_is_outranked() -> None:
 
 
 _said = st.dictionaries(
-    st.binary(min_size=1, max_size=1), st.lists(st.sampled_from(["a", "b", None]), min_size=1, max_size=3)
+    st.binary(min_size=1, max_size=1),
+    st.lists(st.sampled_from(["a", "b", "x > a", "x > y > a", "x > y > b", None]), min_size=1, max_size=4),
 )
 
 
-@given(_said, st.integers(1, 3))
+@given(_said, st.integers(1, 3), st.booleans())
 def test_resolving_twice_appends_nothing_the_second_time(
-    said: dict[bytes, list[str | None]], passes: int
+    said: dict[bytes, list[str | None]], passes: int, tie_break: bool
 ) -> None:
     rows = [(key, number, label) for key, labels in said.items() for number, label in enumerate(labels, 1)]
-    states = item_states(pl.DataFrame(rows, schema=ANSWERS, orient="row"), passes)
+    states = item_states(pl.DataFrame(rows, schema=ANSWERS, orient="row"), passes, tie_break)
     raw = pl.DataFrame(schema=RAW)
     raw = _appended(raw, new_label_rows(states, raw))
     assert new_label_rows(states, raw) == []
 
 
-@given(_said, st.integers(1, 3))
+@given(_said, st.integers(1, 3), st.booleans())
 def test_every_answered_item_has_one_state_and_a_label_only_where_it_should(
-    said: dict[bytes, list[str | None]], passes: int
+    said: dict[bytes, list[str | None]], passes: int, tie_break: bool
 ) -> None:
+    """A label was said by a pass that counts; a partial one is above labels that were said, and none itself."""
     rows = [(key, number, label) for key, labels in said.items() for number, label in enumerate(labels, 1)]
-    states = item_states(pl.DataFrame(rows, schema=ANSWERS, orient="row"), passes)
+    states = item_states(pl.DataFrame(rows, schema=ANSWERS, orient="row"), passes, tie_break)
     assert sorted(states["key"]) == sorted(said)
     for key, state, label in states.iter_rows():
-        assert (label is not None) == (state in ("consensus", "single"))
-        assert label is None or label in said[key][:passes]
+        counted = [one for one in said[key][: passes + tie_break] if one is not None]
+        assert (label is not None) == (state in ("consensus", "single", "partial"))
+        if state == "partial":
+            assert label not in counted
+            assert 2 * sum(one.startswith(f"{label} > ") for one in counted) > len(counted)
+        elif label is not None:
+            assert label in counted
+        if state in ("partial", "disagreed"):
+            assert len(set(counted)) > 1
+            assert len(said[key]) >= passes
 
 
 def test_agreement_by_label_and_level_and_beyond_chance() -> None:

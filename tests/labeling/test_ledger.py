@@ -16,7 +16,7 @@ from tasks.labeling.replies import Answer
 from tasks.labeling.teacher import Reply
 from tasks.records import text_key
 from tasks.store import Store, schema
-from tests.labeling.scripted import KETTLES, FakeTime
+from tests.labeling.scripted import HOSES, KETTLES, KNIVES, FakeTime
 
 VERSION = Version("prompt", "model", "parameters")
 
@@ -44,6 +44,35 @@ def _entry(number: int) -> Entry:
     return Entry(
         "ok", 1, None, reply, 0.1, [(text_key(str(number)), 1, answer), (text_key(f"{number}b"), 1, answer)]
     )
+
+
+def test_a_pass_with_settings_of_its_own_is_kept_and_found_under_them(store: Store) -> None:
+    """Each pass under its own model and parameters, the first of two stages under its own prompt."""
+    warm = Version("prompt", "other", "warm")
+    version = Version("prompt", "model", "parameters", ((2, warm), (3, Version("strict", "strong", "cold"))))
+    key, reply = text_key("item"), Reply("{}", "m", 1, 0, 1, 0.1)
+
+    async def write() -> None:
+        async with Ledger(store, version, "label", 1) as ledger:
+            for number, label in ((1, KETTLES), (2, KNIVES), (3, HOSES)):
+                said = [(key, number, Answer(label))]
+                await ledger.write(Entry("ok", 1, None, reply, 0.1, said, number))
+            begun = [(key, 1, Answer("Kitchen"))]
+            await ledger.write(Entry("ok", 1, None, reply, 0.1, (), 1, begun, "first stage"))
+
+    asyncio.run(write())
+
+    def found(under: Version) -> list[tuple[int, str]]:
+        kept = current_answers(store, under, columns=("key", "pass", "label"))
+        return kept.select("pass", "label").sort("pass").rows()
+
+    assert found(version) == [(1, KETTLES), (2, KNIVES), (3, HOSES)]
+    assert found(VERSION) == [(1, KETTLES)]
+    assert found(warm) == [(2, KNIVES)]
+    assert found(version.under("first stage")) == [(1, "Kitchen")]
+    assert found(Version("prompt", "model", "parameters", ((1, warm),))) == []
+    models = store.read(select(schema.calls.c.model).order_by(schema.calls.c.id))["model"].to_list()
+    assert models == ["model", "other", "strong", "model"]
 
 
 async def _write(store: Store, count: int, time: FakeTime) -> None:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import csv
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from click.testing import CliRunner
 from sqlalchemy import func, select
 
+from deployments.cli import main
 from tasks.errors import InputError
-from tasks.labeling.labelling import Asking, label_items
-from tasks.labeling.review import COLUMNS, export_review, import_review
+from tasks.labeling.asking import Asking
+from tasks.labeling.labelling import label_items
+from tasks.labeling.review import export_review, import_review
+from tasks.labeling.review_csv import COLUMNS
+from tasks.labeling.review_queue import TEXTS_AT_ONCE
+from tasks.project import load_project
 from tasks.records import text_key
-from tasks.store import Store, schema
+from tasks.store import Store, open_store, schema
 from tasks.store.labels import append_labels, effective_labels
+from tests.labeling.reviewing import fill, put_answers, put_audit, rows_of
 from tests.labeling.scripted import (
     HOSES,
     KETTLES,
@@ -42,59 +50,26 @@ def _script(item: str, number: int, asked: int) -> Said:
     return says(KNIVES if item == RARE else KETTLES)
 
 
-def _audit(store: Store, item: str, student: str, confidences: str) -> None:
-    row: dict[str, Any] = {
-        "request_id": text_key("request" + item),
-        "row_id": text_key("row" + item),
-        "key": text_key(item),
-        "source_id": "",
-        "tier": "student",
-        "would_tier": "student",
-        "label": student,
-        "student_label": student,
-        "student_confidences": confidences,
-        "teacher_label": KETTLES,
-        "audited": True,
-        "audit_probability": 0.1,
-        "audit_owed": False,
-        "latency_seconds": 0.0,
-        "cost_usd": 0.0,
-        "at": 0.0,
-    }
-    store.append(schema.traffic, [row])
-
-
 def _labelled(store: Store) -> Asking:
     put_texts(store, TEXTS)
     with ScriptedTeacher(_script) as teacher:
         asked = how(teacher.base_url)
         label_items(store, asked, 2, None, NO_KEYS, 1)
-    _audit(store, AUDITED, HOSES, "[0.99, 0.97]")
-    _audit(store, TEXTS[6], HOSES, "[0.99, 0.98]")
-    _audit(store, TEXTS[7], KETTLES, "[1.0, 1.0]")
+    put_audit(store, AUDITED, HOSES, KETTLES, 0.97)
+    put_audit(store, TEXTS[6], HOSES, KETTLES, 0.98)
+    put_audit(store, TEXTS[7], KETTLES, KETTLES, 1.0)
     return asked
 
 
-def _rows(file: Path) -> list[dict[str, str]]:
-    with file.open(encoding="utf-8", newline="") as opened:
-        return list(csv.DictReader(opened))
-
-
-def _fill(file: Path, decisions: dict[str, str]) -> None:
-    rows = _rows(file)
-    with file.open("w", encoding="utf-8", newline="") as opened:
-        writer = csv.DictWriter(opened, COLUMNS)
-        writer.writeheader()
-        writer.writerows(row | {"final_label": decisions.get(row["key"], "")} for row in rows)
-
-
-def test_the_most_valuable_look_comes_first(store: Store, tmp_path: Path) -> None:
-    asked = _labelled(store)
+def test_what_a_teacher_left_open_is_exported_as_a_form(store: Store, tmp_path: Path) -> None:
+    """After a real labelling run: the order, the candidates with their reasons, and an empty final_label."""
+    _labelled(store)
     file = tmp_path / "review" / "review_labels.csv"
-    exported = export_review(store, file, asked.version, 2, NO_KEYS)
-    rows = _rows(file)
+    exported = export_review(store, file, taxonomy(), 2)
+    rows = rows_of(file)
     assert tuple(rows[0]) == COLUMNS
     assert exported.rows == len(rows) == 5
+    assert exported.bytes == file.stat().st_size
     assert [row["why"] for row in rows] == [
         "student and teacher differ",
         "student and teacher differ",
@@ -107,92 +82,136 @@ def test_the_most_valuable_look_comes_first(store: Store, tmp_path: Path) -> Non
     ]
     assert (rows[0]["student_label"], rows[0]["student_confidence"]) == (HOSES, "0.98")
     assert (rows[0]["current_label"], rows[0]["final_label"]) == (KETTLES, "")
-    assert rows[2]["candidates"] == f"{KNIVES} | {HOSES}"
-    assert rows[2]["current_label"] == ""
+    assert (rows[2]["candidates"], rows[2]["reasons"]) == (f"{KNIVES} | {HOSES}", "'=1+1 | =1+1")
+    assert (rows[2]["text"], rows[2]["current_label"]) == ("'=HYPERLINK(1)", "")
     assert rows[3]["candidates"] == "(unknown_label) | (unknown_label)"
     assert [path.name for path in file.parent.iterdir()] == [file.name]
     gold = pl.DataFrame({"key": [text_key(DIFFER)]})
-    assert export_review(store, file, asked.version, 2, gold, limit=3).rows == 3
-    assert text_key(DIFFER).hex() not in [row["key"] for row in _rows(file)]
-
-
-def test_no_cell_is_a_formula(sqlite_store: Store, tmp_path: Path) -> None:
-    asked = _labelled(sqlite_store)
-    file = tmp_path / "review_labels.csv"
-    export_review(sqlite_store, file, asked.version, 2, rare_items=100)
-    rows = _rows(file)
-    assert {row["text"] for row in rows if row["text"].startswith("'")} == {f"'{text}" for text in TEXTS[:4]}
-    assert "'=1+1 | =1+1" in [row["reasons"] for row in rows]
-    assert not [cell for row in rows for cell in row.values() if cell.startswith(("=", "+", "-", "@"))]
+    assert export_review(store, file, taxonomy(), 2, gold_keys=gold, limit=3).rows == 3
+    assert text_key(DIFFER).hex() not in [row["key"] for row in rows_of(file)]
 
 
 def test_a_review_outranks_the_teacher_and_a_second_import_changes_nothing(
     store: Store, tmp_path: Path
 ) -> None:
-    asked = _labelled(store)
+    """Changed, confirmed, unchanged and empty are told apart, and by level what the reviewer overturned."""
+    _labelled(store)
     file = tmp_path / "review_labels.csv"
-    export_review(store, file, asked.version, 2, NO_KEYS)
+    export_review(store, file, taxonomy(), 2)
     decisions = {
         text_key(DIFFER).hex(): " kitchen > KNIVES ",
-        text_key(AUDITED).hex(): "Hoses",
+        text_key(AUDITED).hex(): "Knives",
         text_key(RARE).hex(): KNIVES,
     }
-    _fill(file, decisions)
+    fill(file, decisions)
     done = import_review(store, file, taxonomy(), 2)
     assert (done.rows, done.changed, done.confirmed, done.unchanged, done.empty) == (5, 2, 1, 0, 2)
+    # Of the two that had a label, one moved within its branch; the third had none that could be overturned.
+    l1, l2, l3 = taxonomy().levels
+    assert done.overturned == {
+        l1: {"reviewed": 2, "overturned": 0},
+        l2: {"reviewed": 2, "overturned": 1},
+        l3: {"reviewed": 2, "overturned": 1},
+    }
     again = import_review(store, file, taxonomy(), 3)
     assert (again.changed, again.confirmed, again.unchanged, again.empty) == (0, 0, 3, 2)
+    assert again.overturned[l2] == {"reviewed": 0, "overturned": 0}
     assert store.scalar(select(func.count()).select_from(schema.reviews)) == 3
     human = effective_labels(store).filter(pl.col("source") == "human")
     assert dict(human.select("key", "label").iter_rows()) == {
         text_key(DIFFER): KNIVES,
-        text_key(AUDITED): HOSES,
+        text_key(AUDITED): KNIVES,
         text_key(RARE): KNIVES,
     }
     append_labels(store, [(text_key(DIFFER), KETTLES, "consensus")], 4)
     assert effective_labels(store).filter(pl.col("key") == text_key(DIFFER))["label"].item() == KNIVES
-    export_review(store, file, asked.version, 2, NO_KEYS)
-    assert {row["key"] for row in _rows(file)} == {text_key(DEAD).hex(), text_key(TEXTS[6]).hex()}
+    export_review(store, file, taxonomy(), 2)
+    assert {row["key"] for row in rows_of(file)} == {text_key(DEAD).hex(), text_key(TEXTS[6]).hex()}
 
 
 def test_a_reviewer_may_change_their_mind(sqlite_store: Store, tmp_path: Path) -> None:
+    """The newest import counts; a person's own earlier label is not counted as a machine's that was overturned."""
     keys = put_texts(sqlite_store, ["one"])
     file = tmp_path / "review.csv"
     for label, changed in ((KNIVES, 1), (HOSES, 1), (KNIVES, 1), (KNIVES, 0)):
         file.write_text(f"key;final_label\n{keys[0].hex()};{label}\n", encoding="utf-8-sig")
-        assert import_review(sqlite_store, file, taxonomy(), 1).changed == changed
+        done = import_review(sqlite_store, file, taxonomy(), 1)
+        assert done.changed == changed
+        assert done.overturned["l1"] == {"reviewed": 0, "overturned": 0}
         assert effective_labels(sqlite_store)["label"].to_list() == [label]
 
 
-@pytest.mark.parametrize(
-    ("lines", "row", "words"),
-    [
-        (["{one},Kettles", "{two},Ketles"], 2, "unknown label 'Ketles'. Did you mean 'Kitchen > Kettles'?"),
-        (["{one},Kettles", "00ff,Kettles"], 2, "unknown key '00ff'"),
-        (["{one},Kettles", "1.2E+31,Kettles"], 2, "unknown key"),
-        (["{one},Kettles", ",Kettles"], 2, "unknown key"),
-        (["{one},Kettles", "{two},Hoses", "{one},Hoses"], 3, "already decided as 'Kitchen > Kettles'"),
-    ],
-)
-def test_one_wrong_row_keeps_the_whole_file_out(
-    sqlite_store: Store, tmp_path: Path, lines: list[str], row: int, words: str
+def test_one_wrong_row_keeps_the_whole_file_out(store: Store, tmp_path: Path) -> None:
+    """Neither labels nor reviews are written, of a table or of an export of Label Studio."""
+    key = put_texts(store, ["one"])[0].hex()
+    file = tmp_path / "review.csv"
+    task = {"data": {"key": key, "final_label": KNIVES}}
+    for content in (
+        f"key,final_label\n{key},Kettles\n00ff,Kettles\n",
+        json.dumps([task["data"], {"key": key, "final_label": "Kitchen"}]),
+    ):
+        file.write_text(content)
+        with pytest.raises(InputError) as caught:
+            import_review(store, file, taxonomy(), 1)
+        assert caught.value.row == 2
+        assert effective_labels(store).height == 0
+        assert store.scalar(select(func.count()).select_from(schema.reviews)) == 0
+
+
+def test_more_rows_than_one_reading_go_out_and_come_back(store: Store, tmp_path: Path) -> None:
+    """None is lost, none is moved, all decisions are kept."""
+    texts = [f"kettle {number}" for number in range(2 * TEXTS_AT_ONCE + 1)]
+    put_answers(store, {text: [KETTLES, KNIVES] for text in texts})
+    file = tmp_path / "review.csv"
+    assert export_review(store, file, taxonomy(), 2).rows == len(texts)
+    rows = rows_of(file)
+    assert [row["text"] for row in rows] == texts
+    fill(file, {row["key"]: "Knives" for row in rows})
+    assert import_review(store, file, taxonomy(), 1).changed == len(texts)
+    assert export_review(store, file, taxonomy(), 2).rows == 0
+
+
+def _run(*arguments: str | Path, code: int = 0) -> str:
+    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+def test_the_command_exports_either_form_and_tells_an_import_by_its_content(
+    tiny_project: Callable[..., Path], tmp_path: Path
 ) -> None:
-    one, two = (key.hex() for key in put_texts(sqlite_store, ["one", "two"]))
-    file = tmp_path / "review.csv"
-    file.write_text("\n".join(["key,final_label", *lines]).format(one=one, two=two))
-    with pytest.raises(InputError) as caught:
-        import_review(sqlite_store, file, taxonomy(), 1)
-    assert caught.value.row == row
-    assert words in str(caught.value)
-    assert effective_labels(sqlite_store).height == 0
+    """`flywheel review export --format` and `import FILE`: places, counts, what was overturned, and conflicts."""
+    project = tiny_project()
+    settings = load_project(project)
+    store = open_store(settings.database_url, settings.project)
+    knives, hoses = "Kitchen > Knives", "Garden > Hoses"
+    put_answers(store, {"one": [knives, hoses], "two": [knives, hoses], "three": [hoses, hoses]})
+    store.close()
+    assert "3 rows to review in" in _run("review", "export", "--project", project)
+    form = settings.root / "review" / "review_labels.csv"
+    fill(form, {text_key("three").hex(): "knives"})
+    said = _run("review", "import", form, "--project", project)
+    assert " ".join(said.split()).startswith("rows 3 changed 1 confirmed 0 unchanged 0 empty 2")
+    assert "overturned at category" in said
+    assert "1 of 1" in said
 
-
-def test_a_file_that_is_no_review_is_named(sqlite_store: Store, tmp_path: Path) -> None:
-    file = tmp_path / "review.csv"
-    file.write_text("key,label\n00,Kettles\n")
-    with pytest.raises(InputError, match="column 'final_label' is missing"):
-        import_review(sqlite_store, file, taxonomy(), 1)
-    with pytest.raises(InputError, match="cannot be read"):
-        import_review(sqlite_store, tmp_path / "absent.csv", taxonomy(), 1)
-    file.write_text("key,final_label\n")
-    assert import_review(sqlite_store, file, taxonomy(), 1).rows == 0
+    tasks = tmp_path / "tasks.json"
+    options = ("--format", "label-studio", "--out", tasks, "--project", project)
+    said = _run("review", "export", *options)
+    assert (
+        f"labeling configuration (Settings > Labeling Interface > Code) in {tasks.with_suffix('.xml')}"
+        in said
+    )
+    loaded: list[dict[str, Any]] = json.loads(tasks.read_text(encoding="utf-8"))
+    for who, label in enumerate((knives, hoses)):
+        value = {"from_name": "final_label", "type": "taxonomy", "value": {"taxonomy": [label.split(" > ")]}}
+        loaded[0].setdefault("annotations", []).append({"completed_by": who, "result": [value]})
+    loaded[1]["annotations"] = loaded[0]["annotations"][:1]
+    tasks.write_text(json.dumps(loaded), encoding="utf-8")
+    said = _run("review", "import", tasks, "--project", project)
+    assert "not imported, reviewers contradict each other: task ? (id-one): 0 says 'Kitchen > Knives'" in said
+    form.write_text("key,final_label\nzz,Knives\nzy,Knives\n")
+    said = _run("review", "import", form, "--project", project, code=2)
+    assert "2 rows cannot be taken" in said
+    assert "row 2: unknown key 'zy'" in said

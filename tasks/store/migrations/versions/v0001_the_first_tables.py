@@ -28,6 +28,41 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_table(
+        "batches",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("token", sa.String(length=32), nullable=False),
+        sa.Column("remote_id", sa.Text(), nullable=True),
+        sa.Column("status", sa.String(length=16), nullable=False),
+        sa.Column("base_url", sa.Text(), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("stage", sa.String(length=32), nullable=False),
+        sa.Column("run_id", sa.Integer(), nullable=False),
+        sa.Column("input_file_id", sa.Text(), nullable=True),
+        sa.Column("output_file_id", sa.Text(), nullable=True),
+        sa.Column("error_file_id", sa.Text(), nullable=True),
+        sa.Column("requests", sa.Integer(), nullable=False),
+        sa.Column("reserved_usd", sa.Float(), nullable=False),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("updated_at", sa.Float(), nullable=False),
+        sa.Column("closed_at", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_table(
+        "batch_items",
+        sa.Column("batch_id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("line", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("place", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("key", sa.LargeBinary(length=16), nullable=False),
+        sa.Column("pass", sa.Integer(), nullable=False),
+        sa.Column("prompt_version", sa.String(length=32), nullable=False),
+        sa.Column("parameters", sa.String(length=32), nullable=False),
+        sa.Column("branch", sa.Text(), nullable=True),
+        sa.Column("candidates", sa.Text(), nullable=True),
+        sa.ForeignKeyConstraint(["batch_id"], ["batches.id"]),
+        sa.PrimaryKeyConstraint("batch_id", "line", "place"),
+    )
+    op.create_table(
         "calls",
         sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
         sa.Column("run_id", sa.Integer(), nullable=True),
@@ -44,7 +79,18 @@ def upgrade() -> None:
         sa.Column("cost_usd", sa.Float(), nullable=False),
         sa.Column("latency_seconds", sa.Float(), nullable=False),
         sa.Column("at", sa.Float(), nullable=False),
+        sa.Column("batch_id", sa.Integer(), nullable=True),
+        sa.Column("batch_line", sa.Integer(), nullable=True),
+        sa.ForeignKeyConstraint(["batch_id"], ["batches.id"]),
         sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index(
+        "uq_calls_batch_line",
+        "calls",
+        ["batch_id", "batch_line"],
+        unique=True,
+        sqlite_where=sa.text("batch_id IS NOT NULL"),
+        postgresql_where=sa.text("batch_id IS NOT NULL"),
     )
     op.create_table(
         "items",
@@ -187,6 +233,14 @@ def downgrade() -> None:
     op.drop_table("lease")
     op.drop_table("labels")
     op.drop_table("items")
+    op.drop_index(
+        "uq_calls_batch_line",
+        table_name="calls",
+        sqlite_where=sa.text("batch_id IS NOT NULL"),
+        postgresql_where=sa.text("batch_id IS NOT NULL"),
+    )
     op.drop_table("calls")
+    op.drop_table("batch_items")
+    op.drop_table("batches")
     op.drop_table("answers")
     # ### end Alembic commands ###

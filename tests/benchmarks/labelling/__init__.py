@@ -1,0 +1,1 @@
+"""The labelling benchmark: `python -m tests.benchmarks.labelling`; see `__main__` for what it measures."""
