@@ -11,19 +11,20 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from deployments.teacher_sim import TeacherServer
 from tests.conftest import ROOT, TINY_LEAVES
 from tests.demo_run import flywheel
 
 pytestmark = pytest.mark.slow
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-NOT_RUN = "<!-- not run by the test"
+RECIPE = "<!-- the recipe"
 
 
-def shell_blocks() -> Iterator[tuple[bool, list[str]]]:
-    """Each `sh` block of the README: whether a test runs it, and its commands."""
+def shell_blocks() -> Iterator[tuple[str, list[str]]]:
+    """Each `sh` block of the README: the comment above it (empty where there is none), and its commands."""
     for match in re.finditer(r"(<!--[^>]*-->\n)?```sh\n(.*?)```", README, re.DOTALL):
         commands = [line.split("#")[0].strip() for line in match[2].splitlines()]
-        yield not (match[1] or "").startswith(NOT_RUN), [command for command in commands if command]
+        yield match[1] or "", [command for command in commands if command]
 
 
 def test_the_two_commands_are_targets_of_the_makefile() -> None:
@@ -47,8 +48,8 @@ def test_the_commands_for_ones_own_history_run(tmp_path: Path) -> None:
     ]
     pl.DataFrame(rounds).write_csv(tmp_path / "history.csv")
     ran = 0
-    for runs, commands in shell_blocks():
-        if not runs or not commands[0].startswith("flywheel"):
+    for comment, commands in shell_blocks():
+        if comment or not commands[0].startswith("flywheel"):
             continue
         for command in commands:
             done = flywheel(tmp_path, *shlex.split(command)[1:])
@@ -57,6 +58,34 @@ def test_the_commands_for_ones_own_history_run(tmp_path: Path) -> None:
     assert ran >= 6
     status = json.loads(flywheel(tmp_path, "status", "--project", "shop/shop.yaml", "--json").stdout)
     assert status["champion"]["version"] == "1"
+
+
+def test_the_labelling_recipe_runs(tmp_path: Path) -> None:
+    """Five commands against a teacher whose two passes differ here and there; again, it asks for nothing twice."""
+    leaves = [" > ".join(leaf) for leaf in TINY_LEAVES]
+    said = {
+        f"thing number {number}": (leaves[number % 3], leaves[(number + (number % 5 == 0)) % 3])
+        for number in range(1600)
+    }
+    rows = [{"text": text, "label": first} for text, (first, _) in said.items()]
+    pl.DataFrame(rows).write_csv(tmp_path / "history.csv")
+    (recipe,) = (commands for comment, commands in shell_blocks() if comment.startswith(RECIPE))
+    assert len(recipe) == 5
+    with TeacherServer(said) as teacher:
+        commands = [line.replace("http://127.0.0.1:8700/v1", teacher.base_url) for line in recipe]
+        printed = []
+        for command in [*commands[:3], commands[2], *commands[3:]]:
+            done = flywheel(tmp_path, *shlex.split(command)[1:], "--json")
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr[-3000:]}"
+            printed.append(json.loads(done.stdout))
+        assert teacher.stats()["paid"] == 3000
+    _, planned, labelled, again, exported, imported = printed
+    assert (planned["items"], planned["calls"]) == (1500, 3000)
+    assert (labelled["items"], labelled["calls"]) == (1500, 3000)
+    assert labelled["labelled"] + labelled["disagreed"] == 1500
+    assert again["calls"] == 0
+    assert exported["rows"] == labelled["disagreed"] > 0
+    assert (imported["rows"], imported["empty"]) == (exported["rows"], exported["rows"])
 
 
 def test_every_command_is_named(tmp_path: Path) -> None:

@@ -10,9 +10,24 @@ from deployments.output import DONE, INCOMPLETE, Outcome, command, shown
 
 
 @click.command(name="embed")
+@click.option("--verify", is_flag=True, help="Check the cache instead, and set aside what is wrong.")
+@click.option(
+    "--sample", type=click.IntRange(min=0), default=256, show_default=True,
+    help="With --verify: so many vectors are compared with a fresh encoding.",
+)
+@click.option("--prune", is_flag=True, help="List the caches that nobody uses instead.")
+@click.option("--yes", is_flag=True, help="With --prune: delete them.")
 @command()
-def embed_command(project: str) -> Outcome:
+def embed_command(project: str, verify: bool, sample: int, prune: bool, yes: bool) -> Outcome:
     """Encode every item that has no vector yet."""
+    if verify and prune:
+        raise click.UsageError("--verify and --prune are two jobs: run one after the other.")
+    if yes and not prune:
+        raise click.UsageError("--yes goes with --prune.")
+    if verify:
+        return _verified(project, sample)
+    if prune:
+        return _pruned(project, yes)
     from flows.embed import embed
 
     record = embed(project)
@@ -21,7 +36,38 @@ def embed_command(project: str) -> Outcome:
         text += "\nrejected rows: " + ", ".join(
             f"{reason}: {count}" for reason, count in record.rejected.items()
         )
+    if record.set_aside:
+        text += "\ndamaged parts set aside, their items encoded anew:\n" + _listed(record.set_aside)
     return Outcome(record.as_dict(), text)
+
+
+def _verified(project: str, sample: int) -> Outcome:
+    from flows.embed import verify_embeddings
+
+    record = verify_embeddings(project, sample)
+    text = f"{record.parts:,} parts, {record.rows:,} vectors, {record.compared:,} of them encoded anew: "
+    if not record.set_aside:
+        return Outcome(record.as_dict(), text + "all right")
+    text += f"{len(record.set_aside):,} parts wrong and set aside\n{_listed(record.set_aside)}\n"
+    return Outcome(record.as_dict(), text + "`flywheel embed` encodes their items anew", INCOMPLETE)
+
+
+def _pruned(project: str, delete: bool) -> Outcome:
+    from flows.embed import prune_embeddings
+
+    record = prune_embeddings(project, delete)
+    unused = [f"{name}  {size / 1e6:,.1f} MB" for name, size in record.unused]
+    used = [f"{name}  {size / 1e6:,.1f} MB" for name, size in record.used]
+    text = f"in use:\n{_listed(used)}\nused by nobody:\n{_listed(unused)}"
+    if record.leftovers:
+        text += f"\ndamaged parts: {record.leftovers / 1e6:,.1f} MB"
+    if record.unused or record.leftovers:
+        text += "\ndeleted" if delete else "\nnothing is deleted; `flywheel embed --prune --yes` deletes it"
+    return Outcome(record.as_dict(), text)
+
+
+def _listed(lines: list[str]) -> str:
+    return "\n".join(f"  {line}" for line in lines) or "  none"
 
 
 @click.command(name="clean")

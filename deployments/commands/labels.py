@@ -2,30 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from deployments.output import DONE, INCOMPLETE, Outcome, command, shown
 
+if TYPE_CHECKING:
+    from tasks.records import Labelled
+
+LEAST_AGREED = 3
+
 
 @click.command(name="label")
 @click.option("--limit", type=click.IntRange(min=1), help="Ask about at most so many items.")
+@click.option(
+    "--up-to",
+    type=click.IntRange(min=1),
+    help="Ask until so many items have been asked about in all: the same command again finishes what was begun.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Say what it would take (calls, tokens, dollars, minutes); ask nothing."
+)
 @click.option("--gold", is_flag=True, help="Also ask about gold items once, to know how good the teacher is.")
+@click.option("--batch", is_flag=True, help="Ask through the provider's Batch API: cheaper, within a day.")
+@click.option(
+    "--wait/--no-wait",
+    default=True,
+    help="With --batch: wait for the answers, or leave; any later `flywheel label` fetches what has ended.",
+)
+@click.option("--cancel-batches", is_flag=True, help="End open batches, fetch what was done, ask nothing.")
+@click.option(
+    "--synthesize/--no-synthesize",
+    default=None,
+    help="Let the teacher write examples for labels with fewer items than labeling.synthesis.below. "
+    "[default: where that is set, but not with --limit]",
+)
 @command()
-def label_command(project: str, limit: int | None, gold: bool) -> Outcome:
+def label_command(
+    project: str,
+    limit: int | None,
+    up_to: int | None,
+    dry_run: bool,
+    gold: bool,
+    batch: bool,
+    wait: bool,
+    cancel_batches: bool,
+    synthesize: bool | None,
+) -> Outcome:
     """Label items with the teacher; a run that leaves items unlabelled exits with 3."""
     from flows.label import label
 
-    record = label(project, limit, gold)
+    batches = _batches(batch, wait, cancel_batches)
+    if dry_run:
+        return _dry_run(project, limit, up_to)
+    record = label(project, limit, gold, synthesize, batches, up_to)
     lines: dict[str, Any] = {
         "asked about": f"{record.items:,}",
         "labelled": f"{record.labelled:,}",
-        "disagreed": f"{record.disagreed:,} (await review)",
+        "disagreed": f"{record.disagreed:,} (await review"
+        + (f"; of {record.partial:,} the upper levels are kept)" if record.partial else ")"),
         "invalid": f"{record.invalid:,}",
         "failed": f"{record.failed:,}",
-        "calls": f"{record.calls:,}",
+        "agreement": _agreement(record),
+        "calls": f"{record.calls:,}" + (f" ({record.tie_breaks:,} to break ties)" if record.tie_breaks else ""),
         "cost": f"{record.cost_usd:.4f} USD",
         "review": record.review_file,
     }
@@ -33,13 +75,90 @@ def label_command(project: str, limit: int | None, gold: bool) -> Outcome:
         lines["rejected rows"] = ", ".join(f"{reason}: {count}" for reason, count in record.rejected.items())
     if record.errors:
         lines["errors"] = ", ".join(f"{name}: {count}" for name, count in record.errors.items())
+    if record.synthesis is not None:
+        lines["written examples"] = _synthesis_line(record.synthesis)
+    if record.batches is not None:
+        lines["batches"] = "{submitted} submitted, {fetched} fetched, {open} open".format(**record.batches)
     text = shown(lines)
-    incomplete = bool(record.unlabelled_left or record.failed or record.stopped)
+    incomplete = bool(record.unlabelled_left or record.failed or record.stopped or record.waiting)
+    for problem in record.batches["problems"] if record.batches is not None else ():
+        text += f"\n{problem}"
+    if record.waiting:
+        text += (
+            f"\n{record.waiting:,} requests wait in batches; any later `flywheel label` fetches what has ended, "
+            "with --batch it waits"
+        )
     if record.stopped:
         text += f"\nstopped: {record.stopped}; everything paid for is kept"
     if record.unlabelled_left:
         text += f"\n{record.unlabelled_left:,} items are left unlabelled; run it again to go on"
     return Outcome(record.as_dict(), text, INCOMPLETE if incomplete else DONE)
+
+
+def _agreement(record: Labelled) -> str:
+    """How far the passes agree: overall, beyond chance, by level, and on which labels least."""
+    if record.agreement is None:
+        return "no item with two passes yet"
+    kappa = "" if record.kappa is None else f", Cohen's kappa {record.kappa:.3f}"
+    levels = record.agreement_by_level if len(record.agreement_by_level) > 1 else {}
+    least = sorted(record.agreement_by_label.items(), key=lambda row: (row[1], row[0]))[:LEAST_AGREED]
+    said = [f"{record.agreement:.1%}{kappa}"]
+    said += [", ".join(f"{level} {share:.1%}" for level, share in levels.items())] if levels else []
+    said += ["least: " + ", ".join(f"{label} {share:.0%}" for label, share in least if share < 1)]
+    return "; ".join(part for part in said if part != "least: ")
+
+
+def _dry_run(project: str, limit: int | None, up_to: int | None) -> Outcome:
+    from flows.job import job
+    from tasks.labeling.steps import estimate_labelling, items_still_wanted, take_in_items
+
+    with job(project, "label --dry-run", limit=limit, up_to=up_to) as (settings, run):
+        take_in_items(
+            settings, run.id
+        )  # the sources are read: what would be asked is what stands in them now
+        if up_to is not None:
+            limit = min(limit or up_to, items_still_wanted(settings, up_to))
+        record = estimate_labelling(settings, run.id, limit)
+        run.result["estimate"] = record.as_dict()
+    lines: dict[str, Any] = {
+        "items": f"{record.items:,}",
+        "calls": f"{record.calls:,}",
+        "tokens": f"{record.prompt_tokens:,} in ({record.cached_tokens:,} cached), {record.completion_tokens:,} out",
+        "cost": f"about {record.cost_usd:,.4f} USD, at most {record.at_most_usd:,.4f}",
+        "by --batch": f"about {record.batch_usd:,.4f} USD",
+        "minutes": f"about {record.minutes:,.1f}",
+        "rests on": record.basis,
+    }
+    for stage, line in (record.stages or {}).items():
+        lines[stage] = f"{line['calls']:,.0f} calls, {line['cost_usd']:,.4f} USD"
+    text = shown(lines)
+    if not record.fits:
+        text += f"\nthe budget of {record.budget_usd:,.4f} USD ends before that; everything paid for would be kept"
+    return Outcome(record.as_dict() | {"fits": record.fits}, text)
+
+
+def _batches(batch: bool, wait: bool, cancel: bool) -> Literal["none", "wait", "submit", "cancel"]:
+    if cancel and batch:
+        raise click.UsageError("--batch and --cancel-batches exclude each other.")
+    if not wait and not batch:
+        raise click.UsageError("--no-wait goes with --batch.")
+    if cancel:
+        return "cancel"
+    return "none" if not batch else "wait" if wait else "submit"
+
+
+def _synthesis_line(said: Mapping[str, Any]) -> str:
+    """What came of the examples that the teacher was asked to write, in one line."""
+    if not said["starved"]:
+        return "none: no label is starved, or nothing changed since they were last asked for"
+    dropped = [
+        f"{said[why]:,} {why}" for why in ("duplicates", "off_label", "unusable", "surplus") if said[why]
+    ]
+    line = f"{said['kept']:,} kept of {said['written']:,} for {said['starved']:,} starved labels"
+    line += f" ({', '.join(dropped)})" if dropped else ""
+    if said["unseen"]:
+        line += f"; without any real item: {len(said['unseen']):,} of them, which get only a few"
+    return line + f"; {said['cost_usd']:.4f} USD"
 
 
 @click.command(name="import-labels")
@@ -70,28 +189,65 @@ def review_command() -> None:
 
 
 @review_command.command(name="export")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Where to write the CSV.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["csv", "label-studio"]),
+    default="csv",
+    show_default=True,
+    help="A CSV for any spreadsheet, or tasks and configuration for Label Studio.",
+)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Where to write the file.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many rows.")
+@click.option(
+    "--image-root",
+    type=click.Path(file_okay=False, exists=True, path_type=Path),
+    help="Label Studio's LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT: images below it are linked, not embedded.",
+)
 @command()
-def review_export(project: str, out: Path | None, limit: int | None) -> Outcome:
-    """Write review_labels.csv; fill in its final_label column."""
+def review_export(
+    project: str,
+    form: Literal["csv", "label-studio"],
+    out: Path | None,
+    limit: int | None,
+    image_root: Path | None,
+) -> Outcome:
+    """Write review_labels.csv, whose column final_label is to be filled in, or review_tasks.json and .xml."""
     from flows.job import job
-    from tasks.labeling.steps import export_review_queue
+    from tasks.labeling.label_studio import MOST_BYTES
+    from tasks.labeling.steps import export_for_review
 
     with job(project, "review export") as (settings, _):
-        place, rows = export_review_queue(settings, out, limit)
-    return Outcome({"file": place, "rows": rows}, f"{rows:,} rows to review in {place}")
+        record = export_for_review(settings, out, limit, form, image_root)
+    text = f"{record.rows:,} rows to review in {record.file}"
+    if record.config:
+        text += f"\nlabeling configuration (Settings > Labeling Interface > Code) in {record.config}"
+    if record.left_out:
+        text += f"\n{record.left_out:,} items are left out: their images are gone"
+    if record.config and record.bytes > MOST_BYTES:
+        text += (
+            f"\n{record.bytes / 1e6:,.0f} MB is more than Label Studio takes in one upload by default: "
+            "use --limit, or --image-root to link images"
+        )
+    return Outcome(record.as_dict(), text)
 
 
 @review_command.command(name="import")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @command()
 def review_import(project: str, file: Path) -> Outcome:
-    """Take in a reviewed CSV; its labels outrank the teacher for good."""
+    """Take in a reviewed CSV or a JSON export of Label Studio; its labels outrank the teacher for good."""
     from flows.job import job
     from tasks.labeling.steps import import_reviewed
 
     with job(project, "review import", file=str(file)) as (settings, run):
         record = import_reviewed(settings, file, run.id)
         run.result["review import"] = record
-    return Outcome(record, shown(record))
+    lines = {name: f"{value:,}" for name, value in record.items() if isinstance(value, int)}
+    for level, counts in record["overturned"].items():
+        if counts["reviewed"]:
+            lines[f"overturned at {level}"] = f"{counts['overturned']:,} of {counts['reviewed']:,}"
+    text = shown(lines)
+    for conflict in record["conflicting"]:
+        text += f"\nnot imported, reviewers contradict each other: {conflict}"
+    return Outcome(record, text)

@@ -16,6 +16,7 @@ from tasks.project import Project
 from tasks.records import Cleaned, Snapshot
 from tasks.store import open_store
 from tasks.store.items import read_contents
+from tasks.synthetic import SYNTHETIC
 from tasks.taxonomy import Taxonomy
 
 FOLD_SEED = 0
@@ -36,7 +37,8 @@ def clean_snapshot(project: Project, snapshot: Snapshot) -> Cleaned:
         record = Cleaned(**json.loads(said.read_text(encoding="utf-8")))
         return replace(record, snapshot=snapshot, path=str(path))
 
-    rows, taxonomy = pl.read_parquet(snapshot.path), project.taxonomy
+    every, taxonomy = pl.read_parquet(snapshot.path), project.taxonomy
+    rows = every.filter(pl.col("source") != SYNTHETIC)  # real labels are judged, and by real labels only
     levels = levels_of(taxonomy)
     labels = np.array([taxonomy.leaf_index[label] for label in rows["label"].to_list()], np.int64)
     if project.cleaning.method == "none":
@@ -74,6 +76,8 @@ def clean_snapshot(project: Project, snapshot: Snapshot) -> Cleaned:
         pl.Series("label", [taxonomy.leaves[leaf] for leaf in cleaned.tolist()], pl.String),
         pl.Series("overwritten", overwritten, pl.Boolean),
     )
+    written = every.filter(pl.col("source") == SYNTHETIC).select("key", "label", overwritten=pl.lit(False))
+    frame = pl.concat([frame, written])
     beside = path.with_suffix(".tmp")
     frame.write_parquet(beside)
     beside.rename(path)

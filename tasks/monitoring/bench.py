@@ -18,6 +18,7 @@ from sqlalchemy import select
 
 from tasks.embedding.encoders import load_encoder
 from tasks.errors import TrainingError
+from tasks.monitoring.cost import WRITING_STAGE
 from tasks.project import Project
 from tasks.promotion.tracking import registry_of
 from tasks.records import Record
@@ -26,6 +27,7 @@ from tasks.store import Store, schema
 from tasks.store.items import content_of
 from tasks.store.policies import policy_in_force
 from tasks.student.package import Student
+from tasks.synthetic import SYNTHETIC
 
 WARM_UP = 8
 BATCH_ROWS = 1024
@@ -144,7 +146,7 @@ def teacher_pace(store: Store, model: str) -> TeacherPace | None:
     calls = schema.calls.c
     rows = store.read(
         select(calls.latency_seconds, calls.cost_usd)
-        .where(calls.model == model, calls.status == "ok")
+        .where(calls.model == model, calls.status == "ok", calls.stage != WRITING_STAGE)
         .order_by(calls.id.desc())
         .limit(NEWEST_CALLS)
     )
@@ -184,7 +186,10 @@ def threads_used() -> int:
 def _contents(project: Project, store: Store, items: int) -> list[Any]:
     columns = schema.items.c
     rows = store.read(
-        select(columns.key, columns.text, columns.image).order_by(columns.id.desc()).limit(items)
+        select(columns.key, columns.text, columns.image)
+        .where(columns.origin != SYNTHETIC)
+        .order_by(columns.id.desc())
+        .limit(items)
     )
     if not rows.height:
         raise TrainingError(

@@ -24,6 +24,7 @@ from tasks.sources import (
 from tasks.store.items import known_keys
 from tasks.store.labels import effective_labels
 from tasks.student.certifying import ENOUGH_ROWS
+from tasks.synthetic import SYNTHETIC
 
 SHOWN = 3
 PATTERN = "*?["
@@ -151,7 +152,7 @@ def gold(found: Found) -> Check:
 def labels(found: Found) -> Check:
     """The labels given so far are labels of the taxonomy as it now is."""
     name, leaves = "labels", set(found.labels().leaves)
-    given = effective_labels(found.opened())["label"]
+    given = effective_labels(found.opened()).filter(pl.col("source") != SYNTHETIC)["label"]
     if not len(given):
         return Check(name, True, "none yet: `flywheel label` or `flywheel import-labels`")
     unknown = Counter(label for label in given.to_list() if label not in leaves)

@@ -18,6 +18,9 @@ from tasks.store.traffic import DAY_SECONDS
 ROUTING_STAGES = ("route", "audit")
 """Stages that answer and watch traffic; every other stage teaches the student or measures the teacher."""
 
+WRITING_STAGE = "synthesis"
+"""The stage that answers nothing: the teacher writes examples."""
+
 COUNTED = ("calls", "failed", "prompt_tokens", "cached_tokens", "completion_tokens")
 
 
@@ -128,7 +131,8 @@ def spending(
         store.scalar(select(func.count()).select_from(schema.answers).where(answers.model == teacher_model))
         or 0
     )
-    paid = float(rows.filter(pl.col("model") == teacher_model)["cost_usd"].sum())
+    asked = rows.filter(pl.col("model") == teacher_model, pl.col("stage") != WRITING_STAGE)
+    paid = float(asked["cost_usd"].sum())
     recent = select(func.sum(calls.cost_usd)).where(calls.at >= now - recent_days * DAY_SECONDS)
     return Spending(
         total=_line("all", rows),

@@ -20,6 +20,7 @@ from tasks.store import Store, schema
 from tasks.store.labels import raw_labels, resolve
 from tasks.store.runs import STALE_SECONDS
 from tasks.store.traffic import owed_keys
+from tasks.synthetic import SYNTHETIC
 
 DIFFERING, PASSES, IMPORTS, INVALID = (
     "student and teacher differ",
@@ -34,12 +35,13 @@ class Inventory:
     """Counts of items.
 
     Attributes:
-        items: all that are known, whatever brought them.
+        items: all that are known, whatever brought them; synthetic examples are not among them.
         from_traffic: of them, those first seen in traffic.
         labelled: items by the source of the label that counts, the most trusted source first.
         unlabelled: items the teacher should still answer.
         awaiting: items for a person to decide, by reason; each stands under one.
         gold_rows: human-verified items; 0 without gold.
+        synthetic: examples that the teacher wrote and nobody has labelled otherwise since.
     """
 
     items: int
@@ -48,6 +50,7 @@ class Inventory:
     unlabelled: int
     awaiting: Mapping[str, int]
     gold_rows: int
+    synthetic: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,10 @@ def take_inventory(project: Project, store: Store) -> Inventory:
         FlywheelError: the gold file or the taxonomy is wrong.
     """
     columns = schema.items.c
-    items = store.read(select(columns.key, columns.origin))
+    items = store.read(select(columns.key, columns.origin).where(columns.origin != SYNTHETIC))
     gold = read_gold(project).select("key")
-    resolved = resolve(raw_labels(store))
+    every = resolve(raw_labels(store))
+    resolved = every.filter(pl.col("source") != SYNTHETIC)
     labelled = resolved.filter(pl.col("label").is_not_null())
     by_source = dict(labelled.group_by("source").len().iter_rows())
     asked_about = pl.concat(
@@ -100,6 +104,7 @@ def take_inventory(project: Project, store: Store) -> Inventory:
         unlabelled=unlabelled.height,
         awaiting=_awaiting(store, resolved, gold),
         gold_rows=gold.height,
+        synthetic=every.height - resolved.height,
     )
 
 

@@ -5,6 +5,7 @@ Everything goes through explicit run ids, so that nothing strays into another ru
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import tempfile
@@ -15,8 +16,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from tasks.embedding.encoders import EncoderSettings
 from tasks.errors import InputError, TrainingError
-from tasks.student.package import Student, load_student
+from tasks.student.package import STUDENT_FILE, Student, load_student
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 REQUIRED = (
@@ -169,6 +171,33 @@ class Registry:
                 f"the files of {self.model_name} version {version} cannot be fetched ({error})",
                 "Roll back to another version, or retrain.",
             ) from error
+
+    def encoders(self) -> list[EncoderSettings]:
+        """What encodes for any version of any project's student in this registry; no head is loaded.
+
+        Raises:
+            TrainingError: the files of a version of this project are gone, so that nobody can say.
+        """
+        mlflow = _mlflow(self.tracking_uri)
+        from mlflow.exceptions import MlflowException
+
+        client = self._client()
+        found: dict[EncoderSettings, None] = {}
+        for model in client.search_registered_models():
+            for version in client.search_model_versions(f"name = '{model.name}'"):
+                address = f"models:/{model.name}/{version.version}/artifacts/student/{STUDENT_FILE}"
+                try:
+                    file = Path(mlflow.artifacts.download_artifacts(address))
+                    encoder = EncoderSettings(**json.loads(file.read_text(encoding="utf-8"))["encoder"])
+                except (MlflowException, OSError, ValueError, KeyError, TypeError) as error:
+                    if model.name != self.model_name:
+                        continue  # somebody else's model
+                    raise TrainingError(
+                        f"the files of {model.name} version {version.version} cannot be read ({error})",
+                        "Delete that version in MLflow, or bring its files back.",
+                    ) from error
+                found[encoder] = None
+        return list(found)
 
     def _client(self) -> Any:
         from mlflow import MlflowClient

@@ -29,6 +29,7 @@ from tasks.store.items import append_items, content_of
 from tasks.store.labels import effective_labels
 from tasks.store.policies import policy_in_force
 from tasks.store.traffic import answer_late, append_traffic, logged, request_id, routed_row_ids, row_id
+from tasks.synthetic import SYNTHETIC
 
 SHARD_ROWS = 4096
 
@@ -132,6 +133,7 @@ def _load(project: Project, run_id: int) -> Router:
     version = registry.alias("champion")
     policy = policy_in_force(store, version) if version else None
     labels = effective_labels(store).filter(pl.col("label").is_in(list(project.taxonomy.leaves)))
+    labels = labels.filter(pl.col("source") != SYNTHETIC)  # nobody judged these items: they were written
     in_force = InForce(
         version,
         policy.id if policy else None,

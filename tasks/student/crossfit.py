@@ -18,6 +18,21 @@ UNLABELLED = -1
 """As a row's label: judge it, learn nothing from it."""
 
 
+def never_judged(folds: NDArray[np.int16]) -> NDArray[np.int16]:
+    """As a row's fold: learn from it, except where that fold is judged, and never judge it (-1 - fold)."""
+    return (-1 - folds).astype(np.int16)
+
+
+def rows_that_judge(y: NDArray[np.integer], folds: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """bool [n], the rows whose out-of-fold probabilities say how good a head is."""
+    return (y != UNLABELLED) & (folds >= 0)
+
+
+def unjudged_probabilities(n: int, n_leaves: int) -> NDArray[np.float32]:
+    """float32 [n, n_leaves], uniform: what stays of rows that are never judged."""
+    return np.full((n, n_leaves), 1.0 / n_leaves, np.float32)
+
+
 class Fits(Protocol):
     """What can be cross-fitted."""
 
@@ -86,18 +101,18 @@ def cross_fitted_probabilities(
         make_head: returns a fresh, unfitted head; called once a fold.
         X: [n, d].
         y: leaf indices [n]; rows marked `UNLABELLED` are judged but never learned from.
-        folds: [n]; rows with the same number are held out together.
+        folds: [n]; rows with the same number are held out together, `never_judged` ones never.
         weight: non-negative [n].
         n_leaves: columns of the result.
         seed: handed to every fit.
 
     Returns:
-        float32 [n, n_leaves], rows summing to 1.
+        float32 [n, n_leaves], rows summing to 1; uniform for rows that are never judged.
 
     Raises:
         TrainingError: all labelled rows share one fold, so nobody is left to judge them.
     """
-    P = np.zeros((len(y), n_leaves), np.float32)
+    P = unjudged_probabilities(len(y), n_leaves)
     for train, held_out in splits(y, folds):
         head = make_head().fit(
             X[train], y[train], None if weight is None else weight[train], n_leaves=n_leaves, seed=seed
@@ -109,15 +124,17 @@ def cross_fitted_probabilities(
 def splits(
     y: NDArray[np.integer], folds: NDArray[np.integer]
 ) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """For each fold, the indices of the labelled rows outside it and of all rows inside it.
+    """For each fold that is judged, the indices of the labelled rows outside it and of all rows inside it.
+
+    A row that is `never_judged` is outside every fold but the one it goes with, where it is nowhere.
 
     Raises:
         TrainingError: a fold would have nothing to learn from.
     """
     labelled = y != UNLABELLED
     found = []
-    for fold in np.unique(folds):
-        train = np.flatnonzero(labelled & (folds != fold))
+    for fold in np.unique(folds[folds >= 0]):
+        train = np.flatnonzero(labelled & (folds != fold) & (folds != -1 - fold))
         if not len(train):
             raise TrainingError(
                 f"all {int(labelled.sum())} labelled rows are in one fold",

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.student.calibration import FLOOR, apply_temperature, fit_temperature
-from tasks.student.crossfit import UNLABELLED
+from tasks.student.crossfit import rows_that_judge
 from tasks.student.heads import check_rows, own_folds, read_arrays, read_settings, write_head
 from tasks.student.linear import LinearHead
 from tasks.student.neighbours import SHARPNESS, K, cross_fitted_votes, votes
@@ -54,7 +54,7 @@ class EnsembleHead:
         """See `Head.tune`."""
         straight = self.linear.tune(X, y, folds, weight, n_leaves=n_leaves, seed=seed)
         voted = cross_fitted_votes(X, y, folds, n_leaves, K, SHARPNESS, weight)
-        rows = y != UNLABELLED
+        rows = rows_that_judge(y, folds)
         w = None if weight is None else weight[rows]
         if self.share is None:
             self.share = mixture_share(straight[rows], voted[rows], y[rows], w)

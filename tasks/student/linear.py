@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from tasks.student.calibration import apply_temperature, fit_temperature, log_loss
-from tasks.student.crossfit import UNLABELLED, splits
+from tasks.student.crossfit import UNLABELLED, rows_that_judge, splits, unjudged_probabilities
 from tasks.student.heads import (
     check_rows,
     own_folds,
@@ -84,7 +84,7 @@ class LinearHead:
         if self.strength is None:
             self.strength = STRENGTHS[_walk(loss_at, _place_of(self.near or USUAL_STRENGTH))]
         P = self._judge(X, y, weight, n_leaves, self.strength, parts, starts)
-        labelled = y != UNLABELLED
+        labelled = rows_that_judge(y, folds)
         self.temperature = fit_temperature(
             P[labelled], y[labelled], None if weight is None else weight[labelled]
         )
@@ -107,7 +107,7 @@ class LinearHead:
             weights = _minimise(X[train], dense, w, len(seen), strength, starts.get(fold))
             return held_out, spread(_probabilities(X[held_out], weights), seen, n_leaves), weights
 
-        P = np.zeros((len(y), n_leaves), np.float32)
+        P = unjudged_probabilities(len(y), n_leaves)
         # Folds side by side with one BLAS thread each: two threads in one small product mostly wait for each
         # other, and on a busy machine they cost several times what they save.
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(len(parts), os.cpu_count() or 1)) as pool:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.student.calibration import apply_temperature, fit_temperature, log_loss
-from tasks.student.crossfit import UNLABELLED, splits
+from tasks.student.crossfit import UNLABELLED, rows_that_judge, splits, unjudged_probabilities
 from tasks.student.heads import (
     check_rows,
     own_folds,
@@ -97,12 +97,12 @@ class MlpHead:
                 [losses[:shortest] for _, losses in runs], axis=0, weights=np.maximum(judged, 1)
             )
             self.epochs = int(pooled.argmin()) + 1
-        P = np.zeros((len(y), n_leaves), np.float32)
+        P = unjudged_probabilities(len(y), n_leaves)
         for (train, held_out), (snapshots, _) in zip(parts, runs, strict=True):
             P[held_out] = spread(
                 _forward(X[held_out], snapshots[self.epochs - 1]), np.unique(y[train]), n_leaves
             )
-        rows = y != UNLABELLED
+        rows = rows_that_judge(y, folds)
         self.temperature = fit_temperature(P[rows], y[rows], None if weight is None else weight[rows])
         return apply_temperature(P, self.temperature)
 

@@ -139,7 +139,8 @@ def retrain(
     else:
         judged_on = "heldout"
         scores = {c.name: evaluate(c.out_of_fold[raw], rows.raw_labels[raw], levels) for c in candidates}
-    if judged.any() and (rows.labels != rows.raw_labels).any() and winner != "timm":
+    real = ~rows.written
+    if judged.any() and (rows.labels != rows.raw_labels)[real].any() and winner != "timm":
         [uncleaned], _ = train_candidates([winner], rows.settled(), n_leaves, seed, near=near)
         P = apply_temperature(on_gold(uncleaned), temperature)
         scores["raw labels"] = evaluate(P[judged], truth[judged], levels)
@@ -150,7 +151,7 @@ def retrain(
             ),
         ]
 
-    oof_answers = decode_answers(out_of_fold, taxonomy, levels)
+    oof_answers = decode_answers(out_of_fold[real], taxonomy, levels)
     never = np.array([label == taxonomy.other for label in oof_answers.labels], bool)
     path = fix_path(oof_answers.confidences, never, starts=starts)
     held_answers = decode_answers(out_of_fold[raw], taxonomy, levels)

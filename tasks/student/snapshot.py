@@ -15,6 +15,8 @@ import polars as pl
 from tasks.duplicates import near_duplicate_groups, near_duplicates_of
 from tasks.errors import TrainingError
 from tasks.records import Snapshot
+from tasks.student.synthetic import unlike, within_share
+from tasks.synthetic import SYNTHETIC
 
 COLUMNS = ("key", "label", "source", "group", "weight", "candidates")
 DISPUTED = "disputed"
@@ -22,13 +24,18 @@ UNSURE_WEIGHT = 0.5
 """Of a row that one pass alone vouches for, beside rows on which independent passes agree: leaving such rows out
 keeps only easy items and costs accuracy (see notebooks/LOG.md)."""
 
+SYNTHETIC_WEIGHT = 0.5
+"""Of an example that a teacher wrote, which nobody has seen among real items: as little as any real row has. With 0.3
+even perfect examples help a third less (tests/benchmarks/banking77_synthesis.py)."""
+
 
 @dataclass(frozen=True)
 class TrainingRows:
     """The training view and what was taken out of it.
 
     `frame` has key, label, source, group (key of the first near-duplicate), weight in (0, 1], and candidates:
-    for rows of source `disputed` what the passes said, whose first is the label; null elsewhere.
+    for rows of source `disputed` what the passes said, whose first is the label; null elsewhere. Synthetic rows
+    stand last, each its own group.
     """
 
     frame: pl.DataFrame
@@ -49,7 +56,12 @@ def weighted(labels: pl.DataFrame, disputed: pl.DataFrame) -> pl.DataFrame:
         "key",
         "label",
         "source",
-        pl.when(unsure).then(UNSURE_WEIGHT).otherwise(1.0).alias("weight"),
+        pl.when(pl.col("source") == SYNTHETIC)
+        .then(SYNTHETIC_WEIGHT)
+        .when(unsure)
+        .then(UNSURE_WEIGHT)
+        .otherwise(1.0)
+        .alias("weight"),
         pl.lit(None, pl.List(pl.String)).alias("candidates"),
     )
     doubtful = disputed.select(
@@ -63,9 +75,16 @@ def weighted(labels: pl.DataFrame, disputed: pl.DataFrame) -> pl.DataFrame:
 
 
 def training_rows(
-    labels: pl.DataFrame, contents: pl.DataFrame, gold: pl.DataFrame, held_back: pl.DataFrame, modality: str
+    labels: pl.DataFrame,
+    contents: pl.DataFrame,
+    gold: pl.DataFrame,
+    held_back: pl.DataFrame,
+    modality: str,
+    most_synthetic: float = 0.5,
 ) -> TrainingRows:
-    """Labelled items fit for training, in the order they arrived.
+    """Labelled items fit for training, in the order they arrived, then synthetic ones as far as their share goes.
+
+    A synthetic row that resembles gold, an audit in its window or a real row is left out, uncounted.
 
     Args:
         labels: as `weighted` gives them; one row a key.
@@ -73,12 +92,15 @@ def training_rows(
         gold: key, text of gold items.
         held_back: keys of audits still in their window; they and their near-duplicates are left out, uncounted.
         modality: near-duplicates are looked for among texts only.
+        most_synthetic: of a label's rows that may be synthetic, in (0, 1).
     """
-    rows = contents.select("key", "text").join(labels, on="key", how="inner", maintain_order="left")
-    rows = rows.join(held_back.select("key"), on="key", how="anti")
+    every = contents.select("key", "text").join(labels, on="key", how="inner", maintain_order="left")
+    every = every.join(held_back.select("key"), on="key", how="anti")
+    rows = every.filter(pl.col("source") != SYNTHETIC)
+    written = every.filter(pl.col("source") == SYNTHETIC).join(gold.select("key"), on="key", how="anti")
     known_gold = rows.join(gold.select("key"), on="key", how="semi").height
     rows = rows.join(gold.select("key"), on="key", how="anti")
-    if modality != "text" or not rows.height:
+    if modality != "text":
         return TrainingRows(rows.with_columns(pl.col("key").alias("group")).select(COLUMNS), known_gold, 0)
     near = pl.Series(near_duplicates_of(rows["text"].to_list(), gold["text"].to_list()))
     rows = rows.filter(~near)
@@ -86,7 +108,11 @@ def training_rows(
     rows = rows.filter(~pl.Series(near_duplicates_of(rows["text"].to_list(), watched["text"].to_list())))
     first = near_duplicate_groups(rows["text"].to_list())
     grouped = rows.with_columns(rows["key"].gather(first).alias("group"))
-    return TrainingRows(grouped.select(COLUMNS), known_gold, int(near.sum()))
+    written = unlike(written, [*gold["text"].to_list(), *watched["text"].to_list(), *rows["text"].to_list()])
+    settled = grouped.filter(pl.col("source") != DISPUTED)
+    written = within_share(written.with_columns(pl.col("key").alias("group")), settled, most_synthetic)
+    frame = pl.concat([grouped.select(COLUMNS), written.select(COLUMNS)])
+    return TrainingRows(frame, known_gold, int(near.sum()))
 
 
 def write_snapshot(rows: TrainingRows, gold_rows: int, taxonomy_version: str, root: Path) -> Snapshot:
@@ -96,9 +122,10 @@ def write_snapshot(rows: TrainingRows, gold_rows: int, taxonomy_version: str, ro
         TrainingError: there are too few labels, or only one, to train on.
     """
     frame = rows.frame
-    if frame["label"].n_unique() < 2 or frame.height < 4:
+    real = frame.filter(pl.col("source") != SYNTHETIC)  # only these can judge what was learned
+    if real["label"].n_unique() < 2 or real.height < 4:
         raise TrainingError(
-            f"{frame.height} labelled items with {frame['label'].n_unique()} different labels are too few",
+            f"{real.height} labelled items with {real['label'].n_unique()} different labels are too few",
             "Label more (`flywheel label`), or import the labels you have (`flywheel import-labels`).",
         )
     digest = hashlib.blake2b(taxonomy_version.encode(), digest_size=12)
@@ -113,5 +140,11 @@ def write_snapshot(rows: TrainingRows, gold_rows: int, taxonomy_version: str, ro
         frame.write_parquet(beside)
         beside.rename(path)
     return Snapshot(
-        str(path), fingerprint, frame.height, gold_rows, rows.removed_gold, rows.removed_near_gold
+        str(path),
+        fingerprint,
+        frame.height,
+        gold_rows,
+        rows.removed_gold,
+        rows.removed_near_gold,
+        frame.height - real.height,
     )

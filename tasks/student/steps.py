@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -23,6 +23,10 @@ from tasks.store.items import read_contents
 from tasks.store.labels import effective_labels
 from tasks.store.policies import append_policy, policy_in_force
 from tasks.store.traffic import audits
+from tasks.synthetic import SYNTHETIC
+
+if TYPE_CHECKING:
+    from tasks.student.snapshot import TrainingRows
 
 FOLD_SEED = 0
 
@@ -30,12 +34,20 @@ FOLD_SEED = 0
 @task(name="freeze snapshot", cache_policy=NO_CACHE)
 def take_snapshot(project: Project) -> Snapshot:
     """Afterwards the rows that training may use lie under the project's root, named by their content."""
-    from tasks.store.answers import candidates
-    from tasks.student.snapshot import training_rows, weighted, write_snapshot
+    from tasks.student.snapshot import write_snapshot
 
     store = open_store(project.database_url, project.project)
-    taxonomy = project.taxonomy
-    known = list(taxonomy.leaves)
+    gold = read_gold(project)
+    rows = training_view(project, store, gold)
+    return write_snapshot(rows, gold.height, project.taxonomy.version, project.root)
+
+
+def training_view(project: Project, store: Store, gold: pl.DataFrame) -> TrainingRows:
+    """What a student may learn from, as the database now stands."""
+    from tasks.store.answers import candidates
+    from tasks.student.snapshot import training_rows, weighted
+
+    known = list(project.taxonomy.leaves)
     settled = effective_labels(store)
     disputed = candidates(store, settled).with_columns(
         pl.col("candidates").list.eval(pl.element().filter(pl.element().is_in(known)))
@@ -43,10 +55,9 @@ def take_snapshot(project: Project) -> Snapshot:
     labels = weighted(
         settled.filter(pl.col("label").is_in(known)), disputed.filter(pl.col("candidates").list.len() > 0)
     )
-    gold = read_gold(project)
     held_back = audits(store, project.routing.audit_window_days, misses_only=True).select("key")
-    rows = training_rows(labels, read_contents(store), gold, held_back, project.task.modality)
-    return write_snapshot(rows, gold.height, taxonomy.version, project.root)
+    share = project.labeling.synthesis.most_share
+    return training_rows(labels, read_contents(store), gold, held_back, project.task.modality, share)
 
 
 @task(name="train and register", cache_policy=NO_CACHE)
@@ -59,6 +70,7 @@ def train_and_register(project: Project, cleaned: Cleaned, run_id: int) -> Retra
     from tasks.student.judged import with_roles
     from tasks.student.retrain import flat_metrics, retrain
     from tasks.student.snapshot import DISPUTED
+    from tasks.student.synthetic import folds_beside
     from tasks.student.training import ImageTraining, Rows
 
     store, taxonomy, modality = (
@@ -74,12 +86,15 @@ def train_and_register(project: Project, cleaned: Cleaned, run_id: int) -> Retra
     contents = rows.select("key").join(read_contents(store), on="key", how="left", maintain_order="left")
     gold = with_roles(read_gold(project))
     needs_images = "timm" in project.student.candidates
+    unsettled = rows["source"].is_in([DISPUTED, SYNTHETIC]).to_numpy()
+    vectors, leaves = vectors_of(encoder, project.root, contents, modality), _indices(project, rows["label"])
+    folds = fold_of(rows["group"].to_list(), project.student.folds, FOLD_SEED)
     training = Rows(
-        vectors=vectors_of(encoder, project.root, contents, modality),
+        vectors=vectors,
         labels=_indices(project, learned["label"]),
-        raw_labels=np.where(rows["source"] == DISPUTED, -1, _indices(project, rows["label"])),
+        raw_labels=np.where(unsettled, -1, leaves),
         weight=rows["weight"].to_numpy().astype(np.float32),
-        folds=fold_of(rows["group"].to_list(), project.student.folds, FOLD_SEED),
+        folds=folds_beside(vectors, leaves, folds, (rows["source"] == SYNTHETIC).to_numpy()),
         images=_images(contents) if needs_images else None,
     )
     trained = retrain(
@@ -150,7 +165,7 @@ def train_and_register(project: Project, cleaned: Cleaned, run_id: int) -> Retra
     record = replace(record, run_id=mlflow_run, model_version=version, policy=policy)
     place = project.root / "retrains" / f"{version}.json"
     place.parent.mkdir(parents=True, exist_ok=True)
-    settled = rows.filter(pl.col("source") != DISPUTED).select("key")
+    settled = rows.filter(pl.Series(~unsettled)).select("key")
     _write_held_out(place.with_suffix(".heldout.parquet"), settled, trained.held_out, policy)
     beside = place.with_suffix(".tmp")
     trained_with = {"record": record.as_dict(), "trained_with": _training_settings(project)}

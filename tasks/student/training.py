@@ -27,8 +27,8 @@ class Rows:
     Attributes:
         vectors: float32 [n, d].
         labels: leaf indices [n] to learn from.
-        raw_labels: leaf indices [n] to judge by; -1 where nobody settled on one.
-        folds: [n], by near-duplicate group.
+        raw_labels: leaf indices [n] to judge by; -1 where nobody settled on one, and for synthetic rows.
+        folds: [n], by near-duplicate group; `crossfit.never_judged` ones for synthetic rows.
         weight: float32 [n], positive.
         images: encoded bytes, only where a candidate reads them.
     """
@@ -40,18 +40,23 @@ class Rows:
     weight: NDArray[np.float32]
     images: Sequence[bytes] | None = None
 
+    @property
+    def written(self) -> NDArray[np.bool_]:
+        """bool [n], the synthetic rows: learned from, never judged by."""
+        return self.folds < 0
+
     def settled(self) -> Rows:
-        """The rows with a raw label, to be learned from as they came."""
-        kept = self.raw_labels >= 0
+        """The rows with a raw label, to be learned from as they came; synthetic ones stay as they are."""
+        kept = (self.raw_labels >= 0) | self.written
         images = (
             None
             if self.images is None
             else [image for image, keep in zip(self.images, kept, strict=True) if keep]
         )
-        raw = self.raw_labels[kept]
-        return Rows(
-            self.vectors[kept], raw, raw, self.folds[kept], np.ones(int(kept.sum()), np.float32), images
-        )
+        raw, written = self.raw_labels[kept], self.written[kept]
+        labels = np.where(written, self.labels[kept], raw)
+        weight = np.where(written, self.weight[kept], 1.0).astype(np.float32)
+        return Rows(self.vectors[kept], labels, raw, self.folds[kept], weight, images)
 
 
 @dataclass(frozen=True)
