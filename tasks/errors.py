@@ -89,7 +89,9 @@ class DamagedPartError(CacheError):
 
     def __init__(self, place: str | Path, problem: str) -> None:
         super().__init__(
-            place, problem, "`flywheel embed --verify` sets it aside, `flywheel embed` encodes its items anew."
+            place,
+            problem,
+            "`flywheel embed --verify` sets it aside, `flywheel embed` encodes its items anew.",
         )
 
 

@@ -201,7 +201,7 @@ class Encoder(Section):
     revision: str | None = None
     sha256: str | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    storage_dtype: Literal["float32", "float16"] = "float32"  # of the cached vectors; float16 takes half the room
+    storage_dtype: Literal["float32", "float16"] = "float32"  # of cached vectors; float16: half the room
 
 
 class Student(Section):

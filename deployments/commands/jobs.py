@@ -12,7 +12,10 @@ from deployments.output import DONE, INCOMPLETE, Outcome, command, shown
 @click.command(name="embed")
 @click.option("--verify", is_flag=True, help="Check the cache instead, and set aside what is wrong.")
 @click.option(
-    "--sample", type=click.IntRange(min=0), default=256, show_default=True,
+    "--sample",
+    type=click.IntRange(min=0),
+    default=256,
+    show_default=True,
     help="With --verify: so many vectors are compared with a fresh encoding.",
 )
 @click.option("--prune", is_flag=True, help="List the caches that nobody uses instead.")

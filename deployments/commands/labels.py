@@ -67,7 +67,8 @@ def label_command(
         "invalid": f"{record.invalid:,}",
         "failed": f"{record.failed:,}",
         "agreement": _agreement(record),
-        "calls": f"{record.calls:,}" + (f" ({record.tie_breaks:,} to break ties)" if record.tie_breaks else ""),
+        "calls": f"{record.calls:,}"
+        + (f" ({record.tie_breaks:,} to break ties)" if record.tie_breaks else ""),
         "cost": f"{record.cost_usd:.4f} USD",
         "review": record.review_file,
     }

@@ -25,6 +25,9 @@ CHARACTERS_PER_TOKEN = 4
 # Neighbouring \u escapes are read together: two of them may be one character.
 _JSON_ESCAPES = re.compile(r'(?:\\u[0-9a-fA-F]{4})+|\\["\\/bfnrt]')
 
+# What stands before the first of several numbered items: <NAME 1>, on a line of its own.
+_FIRST_MARK = re.compile(r"^<(\S+) 1>$", re.MULTILINE)
+
 
 class RefusedRequestError(Exception):
     """The request cannot be answered: `status` and an OpenAI-style `code` and message."""
@@ -70,13 +73,14 @@ class Scribe:
         system = "\n".join(_content(m)[0] for m in messages if m.get("role") == "system")
         wanted = examples_wanted(text, system, schema)
         many = None if wanted else _array_property(schema, messages)
-        found = [] if wanted else self._find(text, images, schema, many)
+        numbered = [] if wanted else self._numbered(text, images, schema, many)
+        found = [item for _, item in numbered]
         if wanted:
             written = {"label": wanted.label, "examples": write_examples(self._book, wanted, seed)}
             content = json.dumps(written, ensure_ascii=False)
         elif many:
             entry = _array_items(schema, many)
-            answers = [_answer(item, seed, entry, number=i) for i, item in enumerate(found, start=1)]
+            answers = [_answer(item, seed, entry, number=i) for i, item in numbered]
             content = json.dumps({many: answers}, ensure_ascii=False)
         else:
             content = json.dumps(_answer(found[0], seed, schema), ensure_ascii=False)
@@ -97,6 +101,29 @@ class Scribe:
         }
         return Reply(body, tuple(item.name for item in found))
 
+    def _numbered(
+        self, text: str, images: Sequence[bytes], schema: Mapping[str, Any], many: str | None
+    ) -> list[tuple[int, Recorded]]:
+        """The items with their numbers: those of their marks where the message has such, else 1, 2, ...
+
+        With marks an unknown item among several shifts nobody's number.
+        """
+        first = _FIRST_MARK.search(text) if many and not images else None
+        if first is None:
+            return list(enumerate(self._find(text, images, schema, many), start=1))
+        pieces = re.split(rf"^<{re.escape(first[1])} (\d+)>$", text, flags=re.MULTILINE)
+        each = (
+            (int(n), self._longest_in(piece)) for n, piece in zip(pieces[1::2], pieces[2::2], strict=True)
+        )
+        found = [(number, item) for number, item in each if item is not None]
+        if not found or len(found) < schema.get("properties", {}).get(many, {}).get("minItems", 0):
+            raise _not_found(len(found))
+        return found
+
+    def _longest_in(self, text: str) -> Recorded | None:
+        each = [self._book.find_longest(written) for written in _spellings(text)]
+        return max((item for item in each if item), key=lambda item: len(item.name), default=None)
+
     def _find(
         self, text: str, images: Sequence[bytes], schema: Mapping[str, Any], many: str | None
     ) -> list[Recorded]:
@@ -107,8 +134,7 @@ class Scribe:
                 raise RefusedRequestError(404, "item_not_found", "an image of this request was not recorded")
             return found
         if not many:
-            each = [self._book.find_longest(written) for written in _spellings(text)]
-            best = max((item for item in each if item), key=lambda item: len(item.name), default=None)
+            best = self._longest_in(text)
             if best is None:
                 raise RefusedRequestError(
                     404, "item_not_found", "no recorded text stands in the last user message"
@@ -118,9 +144,7 @@ class Scribe:
         asked = schema.get("properties", {}).get(many, {})
         # Numbering answers by place is only right when no item is missing.
         if not found or len(found) < asked.get("minItems", 0):
-            raise RefusedRequestError(
-                404, "item_not_found", f"only {len(found)} recorded texts stand in the last message"
-            )
+            raise _not_found(len(found))
         return _longest(found, asked["maxItems"]) if "maxItems" in asked else found
 
     def _usage(self, messages: Sequence[Mapping[str, Any]], content: str) -> dict[str, Any]:
@@ -141,6 +165,11 @@ class Scribe:
             "prompt_tokens_details": {"cached_tokens": cached, "audio_tokens": 0},
             "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
         }
+
+
+def _not_found(found: int) -> RefusedRequestError:
+    message = f"only {found} recorded texts stand in the last message"
+    return RefusedRequestError(404, "item_not_found", message)
 
 
 def _tokens(text: str) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +58,8 @@ class Folder(Protocol):
         """A file to read from anywhere in it."""
         ...
 
-    def read_into(self, name: str, offset: int, into: memoryview) -> bool:
-        """Fill `into` with the bytes from `offset` on; False where the file ends before. Threads may share it."""
+    def read_into(self, name: str, spans: Sequence[tuple[int, memoryview]]) -> bool:
+        """Fill each buffer with the bytes from its offset on; False where the file ends before. Threads may do so."""
         ...
 
     @contextmanager
@@ -146,18 +146,17 @@ class LocalFolder:
         """A file to read from anywhere in it."""
         return (self.path / name).open("rb")
 
-    def read_into(self, name: str, offset: int, into: memoryview) -> bool:
-        """Fill `into` from `offset` on, straight out of the page cache."""
-        descriptor = os.open(self.path / name, os.O_RDONLY)
-        try:
-            while into.nbytes:
-                got = os.preadv(descriptor, [into], offset)
-                if not got:
-                    return False
-                into, offset = into[got:], offset + got
+    def read_into(self, name: str, spans: Sequence[tuple[int, memoryview]]) -> bool:
+        """Fill each buffer from its offset on, straight out of the page cache."""
+        with (self.path / name).open("rb", buffering=0) as stream:
+            for offset, into in spans:
+                stream.seek(offset)
+                while into.nbytes:
+                    got = stream.readinto(into)
+                    if not got:
+                        return False
+                    into = into[got:]
             return True
-        finally:
-            os.close(descriptor)
 
     @contextmanager
     def put(self, name: str) -> Iterator[BinaryIO]:
@@ -173,7 +172,7 @@ class LocalFolder:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
-            beside.rename(self.path / name)
+            beside.replace(self.path / name)
             self._flush()
         except BaseException as error:
             with suppress(OSError):
@@ -185,7 +184,7 @@ class LocalFolder:
 
     def rename(self, old: str, new: str) -> None:
         """Give a file another name."""
-        (self.path / old).rename(self.path / new)
+        (self.path / old).replace(self.path / new)
 
     def delete(self, name: str) -> None:
         """Take a file away."""
@@ -204,11 +203,12 @@ class LocalFolder:
 
     def _flush(self) -> None:
         """Make the new name outlast a power cut: a compaction deletes what the new file replaces right after."""
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with suppress(OSError):  # not every filesystem can
+            descriptor = os.open(self.path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def unwritable(folder: Folder, error: OSError) -> CacheError:

@@ -7,7 +7,7 @@ name where it cannot. Knows nothing of which keys are wanted, nor of other parts
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
@@ -70,7 +70,7 @@ def read_keys(folder: Folder, part: Part) -> NDArray[np.uint8]:
         if block.keys_at is None:
             here[:] = decoded(folder, part, group, "key", KEY_BYTES)
         else:
-            read_span(folder, part, block.keys_at, here)
+            read_spans(folder, part, [(block.keys_at, here)])
     return keys
 
 
@@ -88,20 +88,20 @@ def read_blocks(folder: Folder, part: Part) -> Iterator[Rows]:
             if offset is None:
                 out.view(np.uint8)[:] = decoded(folder, part, group, column, out[0].nbytes)
             else:
-                read_span(folder, part, offset, out)
+                read_spans(folder, part, [(offset, out)])
         if crc_of(keys, vectors) != block.crc:
             raise DamagedPartError(f"{folder}/{part.name}", f"its checksum is wrong in row group {group}")
         yield Rows(keys, vectors)
 
 
-def read_span(folder: Folder, part: Part, offset: int, out: NDArray[Any]) -> None:
-    """Fill an array with what stands in the file from `offset` on.
+def read_spans(folder: Folder, part: Part, spans: Sequence[tuple[int, NDArray[Any]]]) -> None:
+    """Fill each array with what stands in the file from its offset on.
 
     Raises:
         DamagedPartError: the file ends before.
         FileNotFoundError: another process took it away.
     """
-    if out.size and not folder.read_into(part.name, offset, out.data.cast("B")):
+    if not folder.read_into(part.name, [(offset, out.data.cast("B")) for offset, out in spans]):
         raise DamagedPartError(f"{folder}/{part.name}", "is cut short")
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.embedding.folders import Folder
-from tasks.embedding.part_reading import decoded, read_span
+from tasks.embedding.part_reading import decoded, read_spans
 from tasks.embedding.parts import Part
 from tasks.errors import CacheError, DamagedPartError
 
@@ -138,17 +138,18 @@ def _read(folder: Folder, chunk: _Chunk, out: NDArray[np.float32], own: threadin
     low, span = int(rows[0]), int(rows[-1] - rows[0]) + 1
     whole = span == rows.size and bool((rows[1:] > rows[:-1]).all())
     if whole and part.dtype == "float32" and isinstance(chunk.places, slice):
-        read_span(folder, part, offset + low * part.width, out[chunk.places])
+        read_spans(folder, part, [(offset + low * part.width, out[chunk.places])])
     elif span <= DENSE * rows.size:
         between = _scratch(own, span, part)
-        read_span(folder, part, offset + low * part.width, between)
+        read_spans(folder, part, [(offset + low * part.width, between)])
         out[chunk.places] = between if whole else between[rows - low]
     else:
         distinct, at = np.unique(rows, return_inverse=True)
         wanted = _scratch(own, distinct.size, part)
-        breaks = np.flatnonzero(np.diff(distinct) > 1) + 1
-        for start, stop in zip([0, *breaks], [*breaks, distinct.size], strict=True):
-            read_span(folder, part, offset + int(distinct[start]) * part.width, wanted[start:stop])
+        breaks = (np.flatnonzero(np.diff(distinct) > 1) + 1).tolist()
+        runs = zip([0, *breaks], [*breaks, distinct.size], strict=True)
+        spans = [(offset + int(distinct[start]) * part.width, wanted[start:stop]) for start, stop in runs]
+        read_spans(folder, part, spans)
         out[chunk.places] = wanted[at]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -70,11 +70,18 @@ class RemoteFolder:
         """A file to read from anywhere in it."""
         return cast(BinaryIO, self.filesystem.open(f"{self.path}/{name}", "rb"))
 
-    def read_into(self, name: str, offset: int, into: memoryview) -> bool:
-        """Fill `into` from `offset` on by one range request."""
-        found = self.filesystem.cat_file(f"{self.path}/{name}", start=offset, end=offset + into.nbytes)
-        into[: len(found)] = found
-        return len(found) == into.nbytes
+    def read_into(self, name: str, spans: Sequence[tuple[int, memoryview]]) -> bool:
+        """Fill each buffer from its offset on by one range request each, sent together where the store allows it."""
+        starts = [offset for offset, _ in spans]
+        ends = [offset + into.nbytes for offset, into in spans]
+        paths = [f"{self.path}/{name}"] * len(spans)
+        for (_, into), found in zip(
+            spans, self.filesystem.cat_ranges(paths, starts, ends, on_error="raise"), strict=True
+        ):
+            into[: len(found)] = found
+            if len(found) < into.nbytes:
+                return False
+        return True
 
     @contextmanager
     def put(self, name: str) -> Iterator[BinaryIO]:

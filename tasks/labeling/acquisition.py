@@ -21,9 +21,9 @@ POOL_ITEMS = 131_072
 """Items looked at: a random sample beyond that, whose most uncertain are as good as those of all."""
 
 LABELLED_ITEMS = 16_384
-DIVERSE_POOL_ITEMS = 32_768
+DIVERSE_POOL_ITEMS = 16_384
 MOST_UNCERTAIN = 16_384
-MOST_DIVERSE = 8_192
+MOST_DIVERSE = 4_096
 """More than so many in one run are not planned; random ones take their place."""
 
 WINDOW = 4

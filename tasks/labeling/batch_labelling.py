@@ -19,12 +19,13 @@ from tasks.labeling import batch_book as book
 from tasks.labeling.asking import Asking
 from tasks.labeling.batch_book import Batch
 from tasks.labeling.batch_client import Sleep
+from tasks.labeling.batch_collection import Fetched
 from tasks.labeling.batch_submission import Submitted, Terms, submit
-from tasks.labeling.batches import POLL_SECONDS, Fetched, cancel, fetch
+from tasks.labeling.batches import POLL_SECONDS, cancel, fetch
 from tasks.labeling.dispatch import Asked, Progress
 from tasks.labeling.grouping import LAST_STAGE, Grouping
-from tasks.labeling.labelling import run_in_loop
 from tasks.labeling.requests import Request
+from tasks.labeling.sessions import run_in_loop
 from tasks.records import Labelled
 from tasks.store import Store
 

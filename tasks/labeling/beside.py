@@ -15,11 +15,12 @@ import polars as pl
 from numpy.typing import NDArray
 from sqlalchemy import select
 
-from tasks.embedding.encoders import EncoderSettings, load_encoder
+from tasks.embedding.encoders import EncoderSettings
 from tasks.embedding.vectors import vectors_of
 from tasks.labeling.examples import Decided, choose_examples, may_be_shown
 from tasks.labeling.requests import Item, Request
 from tasks.labeling.shortlist import label_texts, label_vectors, listed_labels, nearest
+from tasks.records import text_key
 from tasks.store import Store, schema
 from tasks.store.labels import effective_labels
 from tasks.store.traffic import audits
@@ -96,7 +97,7 @@ def bringing(
             wanted = 0
         L = np.zeros((0, 0), np.float32)
         if wanted:
-            L = _labels(taxonomy, encoder, labels.join(stored, on="key"), vectors)
+            L = _labels(taxonomy, labels.join(stored, on="key"), vectors)
         decided = _decided(store, taxonomy, labels, stored, gold, audit_window_days, vectors, examples)
         candidates, shown = [np.zeros((0, wanted), np.int32)], [np.zeros((0, examples), np.int32)]
         for slab in items.iter_slices(ROWS_AT_ONCE):
@@ -117,12 +118,13 @@ def _texts(store: Store) -> pl.DataFrame:
 
 def _labels(
     taxonomy: Taxonomy,
-    encoder: EncoderSettings,
     labelled: pl.DataFrame,
     vectors: Callable[[pl.DataFrame], NDArray[np.float32]],
 ) -> NDArray[np.float32]:
     """Where the labels lie; of each some items, the same in every run because keys are hashes."""
-    texts = np.asarray(load_encoder(encoder).encode(label_texts(taxonomy)), np.float32)
+    # The labels' texts are cached like items: a router works this out for every shard.
+    written = label_texts(taxonomy)
+    texts = vectors(pl.DataFrame({"key": [text_key(text) for text in written], "text": written}))
     place = {label: number for number, label in enumerate(listed_labels(taxonomy))}
     some = (
         labelled.filter(pl.col("label").is_in(list(place))).sort("key").group_by("label").head(ITEMS_A_LABEL)

@@ -1,16 +1,13 @@
 """What the answers about an item amount to: consensus, partial, disagreed, invalid, single or waiting; pure frames.
 
-Knows nothing of the database or of the teacher. Also measures how far passes agree with each other.
+Knows nothing of the database or of the teacher.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import combinations
-
 import polars as pl
 
+from tasks.labeling.shards import in_shards
 from tasks.records import LLM_SOURCES
 from tasks.taxonomy import split, truncate
 
@@ -33,8 +30,11 @@ def item_states(answers: pl.DataFrame, passes: int, tie_break: bool = False) -> 
         tie_break: whether the pass after them counts, where the others differ: its label wins when it then has more
             votes than any other. Answers of later passes do not count.
     """
-    counted = answers.filter(pl.col("pass") <= passes)
-    states = _states(counted, passes)
+    return pl.concat([_states_of(part, passes, tie_break) for (part,) in in_shards(answers)])
+
+
+def _states_of(answers: pl.DataFrame, passes: int, tie_break: bool) -> pl.DataFrame:
+    states = _states(answers.filter(pl.col("pass") <= passes), passes)
     differing = states.filter(pl.col("state") == "disagreed").select("key")
     if not differing.height:
         return states
@@ -143,64 +143,3 @@ def changed_labels(states: pl.DataFrame, raw: pl.DataFrame) -> pl.DataFrame:
     )
     needed = changed.filter((pl.col("state") != "invalid") | pl.col("had").is_not_null())
     return needed.select("key", "label", "source")
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far passes agree on the items that all of them labelled; shares from 0 to 1, None without items."""
-
-    items: int = 0
-    share: float | None = None
-    kappa: float | None = None
-    by_label: Mapping[str, float] = field(default_factory=dict)
-    by_level: Mapping[str, float] = field(default_factory=dict)
-
-
-def agreement(answers: pl.DataFrame, passes: int, levels: Sequence[str]) -> Agreement:
-    """Agreement of the passes: overall, by label and by level, with Cohen's kappa.
-
-    By label it is, of the items for which any pass said the label, the share for which all did. Kappa (Cohen
-    1960) is the mean over the pairs of passes.
-
-    Args:
-        answers: key, pass, label; one row a key and pass.
-        passes: how many are compared; fewer than two compare nothing.
-        levels: names of the levels, from the root down.
-    """
-    said = answers.filter(pl.col("label").is_not_null() & (pl.col("pass") <= passes))
-    names = [str(number) for number in range(1, passes + 1)]
-    if passes < 2 or set(said["pass"].unique()) != set(range(1, passes + 1)):
-        return Agreement()
-    wide = said.pivot("pass", index="key", values="label").drop_nulls(names).select(names)
-    if not wide.height:
-        return Agreement()
-    paths = {label: label for label in said["label"].unique()}
-    by_level = {}
-    for depth, level in enumerate(levels, start=1):
-        cut = {label: truncate(label, depth) for label in paths}
-        by_level[level] = _share(wide.select(pl.all().replace_strict(cut, return_dtype=pl.String)), names)
-    same = wide.filter(_all_equal(names))
-    kept = dict(same.group_by(names[0]).len().iter_rows())
-    mentions = wide.with_row_index().unpivot(names, index="index").unique(["index", "value"])
-    by_label = {
-        label: kept.get(label, 0) / count
-        for label, count in mentions.group_by("value").len().sort("value").iter_rows()
-    }
-    kappas = [_kappa(wide, first, second) for first, second in combinations(names, 2)]
-    return Agreement(wide.height, same.height / wide.height, sum(kappas) / len(kappas), by_label, by_level)
-
-
-def _all_equal(names: Sequence[str]) -> pl.Expr:
-    return pl.all_horizontal(pl.col(name) == pl.col(names[0]) for name in names[1:])
-
-
-def _share(wide: pl.DataFrame, names: Sequence[str]) -> float:
-    return wide.filter(_all_equal(names)).height / wide.height
-
-
-def _kappa(wide: pl.DataFrame, first: str, second: str) -> float:
-    """(observed - expected) / (1 - expected); 1 where both passes only ever say one and the same label."""
-    observed = _share(wide, [first, second])
-    shares = [dict(wide.group_by(name).len().iter_rows()) for name in (first, second)]
-    expected = sum(count * shares[1].get(label, 0) for label, count in shares[0].items()) / wide.height**2
-    return 1.0 if expected >= 1.0 else (observed - expected) / (1.0 - expected)

@@ -176,7 +176,9 @@ def tokens_in(content: str | Sequence[Mapping[str, object]], image_side: int = 0
     """About how many tokens a message has; an image counts as the bound that the budget reserves."""
     if not isinstance(content, str):
         return sum(
-            most_image_tokens(image_side) if part.get("type") == "image_url" else tokens_in(str(part.get("text", "")))
+            most_image_tokens(image_side)
+            if part.get("type") == "image_url"
+            else tokens_in(str(part.get("text", "")))
             for part in content
         )
     return max(len(content) / CHARACTERS_A_TOKEN, len(content.encode()) / BYTES_A_TOKEN / 1.1)

@@ -20,10 +20,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from tasks.errors import StoreError
 from tasks.labeling.group_commits import GroupCommits
 from tasks.labeling.replies import MAX_CHARACTERS, Answer, clean
+from tasks.labeling.shards import in_shards
 from tasks.labeling.teacher import Reply
 from tasks.store import Store, schema
 
-FEW_KEYS = 500  # up to here a query names its keys; above, everything is read and filtered
+FEW_KEYS = 5_000  # up to here a query names its keys; above, everything is read and filtered
+
+ROWS_AT_ONCE = 4096
 
 ANSWER_SCHEMA = {
     "key": pl.Binary,
@@ -208,9 +211,20 @@ def current_answers(
         columns: which of the columns to read, `key` and `pass` among them; reasons are long.
     """
     table = schema.answers.c
-    query = select(table.id, *(table[name] for name in columns)).where(_kept_under(version))
-    frame = read_of(store, query.order_by(table.id), table.key, keys)
-    return frame.unique(["key", "pass"], keep="last", maintain_order=True).select(columns)
+    query = select(*(table[name] for name in columns)).where(_kept_under(version))
+    return _newest(read_of(store, query.order_by(table.id), table.key, keys))
+
+
+def _newest(answers: pl.DataFrame) -> pl.DataFrame:
+    """The last row of each key and pass; there are hardly ever two, and looking for them all takes much memory."""
+    names = answers.select(pl.col("key").hash(1) ^ pl.col("pass").hash(2)).to_series()
+    in_order = names.sort()
+    twice = in_order.filter(in_order == in_order.shift())
+    if twice.is_empty():
+        return answers
+    doubtful = names.is_in(twice.unique().implode())
+    kept = answers.with_row_index("place").filter(doubtful).unique(["key", "pass"], keep="last")
+    return answers.filter(~doubtful | pl.int_range(pl.len()).is_in(kept["place"].implode()))
 
 
 def _kept_under(version: Version) -> ColumnElement[bool]:
@@ -237,7 +251,8 @@ def read_of(
 ) -> pl.DataFrame:
     """The rows of a query that belong to `keys` (all rows when None); the query has a column `key`."""
     if keys is None:
-        return store.read(query)
+        # In small batches: what the driver hands out takes ten times the memory of the frame it becomes.
+        return pl.concat(list(store.stream(query, ROWS_AT_ONCE)) or [store.read(query)])
     wanted = keys.select("key").unique()
     if wanted.height <= FEW_KEYS:
         return store.read(query.where(column.in_(wanted["key"].to_list())))
@@ -254,7 +269,13 @@ def missing(keys: pl.DataFrame, answers: pl.DataFrame, passes: int) -> pl.DataFr
     """
     numbers = pl.DataFrame({"pass": range(1, passes + 1)}, schema={"pass": pl.Int64})
     wanted = keys.join(numbers, how="cross", maintain_order="left_right")
-    return wanted.join(answers.select("key", "pass"), on=["key", "pass"], how="anti", maintain_order="left")
+    if not answers.height:
+        return wanted
+    left = [
+        part.join(have, on=["key", "pass"], how="anti")
+        for part, have in in_shards(wanted.with_row_index("place"), answers.select("key", "pass"))
+    ]
+    return pl.concat(left).sort("place").drop("place")
 
 
 def unanswered(store: Store, keys: pl.DataFrame, passes: int, version: Version) -> pl.DataFrame:

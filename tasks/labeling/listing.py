@@ -43,6 +43,11 @@ class Offer:
         """Label to its name."""
         return dict(zip(self.labels, self.names, strict=True))
 
+    @cached_property
+    def longest_bytes(self) -> int:
+        """Of a name, in UTF-8."""
+        return max(len(name.encode()) for name in self.names)
+
 
 def whole(taxonomy: Taxonomy) -> Offer:
     """Every leaf."""

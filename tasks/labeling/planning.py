@@ -11,9 +11,9 @@ from itertools import cycle, islice
 
 import polars as pl
 
+from tasks.labeling.agreement import agreement
 from tasks.labeling.asking import Asking
 from tasks.labeling.batch_book import in_batches
-from tasks.labeling.consensus import agreement
 from tasks.labeling.estimate import Leg
 from tasks.labeling.grouping import Grouping
 from tasks.labeling.ledger import current_answers

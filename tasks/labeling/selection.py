@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from tasks.errors import InputError
 from tasks.labeling.acquisition import RANDOM, Sight, mixed_order
-from tasks.labeling.ledger import missing
+from tasks.labeling.ledger import missing, read_of
 from tasks.labeling.requests import Item, Request
 from tasks.store import Store, schema
 from tasks.store.items import content_of
@@ -63,7 +63,7 @@ def item_keys(store: Store) -> pl.DataFrame:
     """Every item but synthetic examples, which nobody is asked about: item_id, key."""
     columns = schema.items.c
     real = select(columns.id.label("item_id"), columns.key).where(columns.origin != SYNTHETIC)
-    return store.read(real.order_by(columns.id))
+    return read_of(store, real.order_by(columns.id), columns.key, None)
 
 
 def choose(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tasks.taxonomy import Taxonomy
 
-SCORES_AT_ONCE = 8_000_000  # float32: 32 MB
+SCORES_AT_ONCE = 2_000_000  # float32: 8 MB, which stays near the processor
 TRUSTED_AT = 3
 """A label's mean item counts for n / (n + 3) of its vector, its text for the rest: with one labelled item a label most
 of the weight is the text's, with ten the items'. Measured in notebooks/LOG.md."""
@@ -65,17 +65,18 @@ def nearest(X: NDArray[np.float32], L: NDArray[np.float32], count: int) -> NDArr
         count: at least 1; more than m is m.
 
     Returns:
-        int32 [n, min(count, m)]; of equals the first in `L` comes first. Memory beyond that is bounded, whatever n.
+        int32 [n, min(count, m)]; of equals among them the first in `L` comes first. Memory beyond is bounded,
+        whatever n.
     """
     count = min(count, len(L))
     found = np.empty((len(X), count), np.int32)
     if not count:
         return found
-    labels = unit(L)
-    rows = max(1, SCORES_AT_ONCE // len(labels))
+    labels = np.ascontiguousarray(unit(L).T)
+    rows = max(1, SCORES_AT_ONCE // len(L))
     for first in range(0, len(X), rows):
-        scores = unit(X[first : first + rows]) @ labels.T
-        best = np.sort(np.argpartition(-scores, count - 1, axis=1)[:, :count], axis=1)
+        scores = unit(X[first : first + rows]) @ labels
+        best = np.sort(np.argpartition(scores, len(L) - count, axis=1)[:, -count:], axis=1)
         order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
         found[first : first + rows] = np.take_along_axis(best, order, axis=1)
     return found

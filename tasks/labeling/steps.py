@@ -90,10 +90,11 @@ def label_with_teacher(
     Batches that have ended are fetched first; see `label_in_batches` for what becomes of the rest.
     """
     from tasks.labeling.asking import asking_teacher
+    from tasks.labeling.batch_collection import Fetched
     from tasks.labeling.batch_labelling import BatchSender, label_in_batches
     from tasks.labeling.batch_submission import Terms
-    from tasks.labeling.batches import Fetched
-    from tasks.labeling.labelling import ask_once, label_items
+    from tasks.labeling.labelling import label_items
+    from tasks.labeling.once import ask_once
 
     store = open_store(project.database_url, project.project)
     how = asking_teacher(project, _bring(project, store))
@@ -330,7 +331,7 @@ def ask_teacher(
 ) -> dict[bytes, TeacherAnswer]:
     """The teacher's first-pass answers about stored items, asked once and kept in the ledger."""
     from tasks.labeling.asking import asking_teacher
-    from tasks.labeling.labelling import ask_once
+    from tasks.labeling.once import ask_once
 
     how = asking_teacher(project, _bring(project, store))
     contents = read_contents(store, pl.DataFrame({"key": keys}, schema={"key": pl.Binary}))

@@ -13,12 +13,11 @@ from contextlib import aclosing
 from dataclasses import replace
 from random import Random
 from types import MappingProxyType
-from typing import Any, cast
 
 from tasks.labeling.asking import Asking
-from tasks.labeling.labelling import run_in_loop
 from tasks.labeling.ledger import Ledger
 from tasks.labeling.screening import DUPLICATE, KEPT, OFF_LABEL, UNUSABLE, Screen
+from tasks.labeling.sessions import run_in_loop
 from tasks.labeling.starved import Starved
 from tasks.labeling.synthesis_prompts import Wish, Written
 from tasks.labeling.writer import Writer
@@ -91,7 +90,7 @@ def write_examples(
 
     if not any(label.wanted for label in starved):
         return standing(starved)
-    writer = cast(Writer, run_in_loop(cast(Any, work())))
+    writer = run_in_loop(work())
     if writer.fatal is not None:
         raise writer.fatal
     return synthesis.record(writer)

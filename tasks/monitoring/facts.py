@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import polars as pl
 from sqlalchemy import func, select
 
+from tasks.labeling.agreement import agreement
 from tasks.labeling.asking import asking_teacher
-from tasks.labeling.consensus import agreement
 from tasks.labeling.ledger import current_answers
 from tasks.monitoring.audited import Audited, audited_error
 from tasks.monitoring.cost import Spending, spending

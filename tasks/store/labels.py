@@ -58,7 +58,9 @@ def upper_labels(rows: pl.DataFrame) -> pl.DataFrame:
         rows: every label row: id, key, label, source.
     """
     partial = resolve(rows).filter(pl.col("source") == PARTIAL).select("key")
-    newest = rows.filter(pl.col("source") == PARTIAL).sort("id").unique("key", keep="last", maintain_order=True)
+    newest = (
+        rows.filter(pl.col("source") == PARTIAL).sort("id").unique("key", keep="last", maintain_order=True)
+    )
     return newest.join(partial, on="key", how="semi", maintain_order="left").select("key", "label")
 
 

@@ -231,10 +231,10 @@ def main() -> None:
     head = (
         "calls",
         "input",
-        "cached",
         "output",
-        "all",
+        "both",
         "times less",
+        "cached",
         "schema",
         "USD a 100,000",
         "as recorded",

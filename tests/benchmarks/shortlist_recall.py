@@ -52,10 +52,10 @@ def speed(items: int, labels: int) -> None:
     rng = np.random.default_rng(0)
     X = rng.standard_normal((items, 384), dtype=np.float32)
     L = rng.standard_normal((labels, 384), dtype=np.float32)
-    started = time.monotonic()
+    started = time.process_time()
     nearest(X, L, 20)
-    seconds = time.monotonic() - started
-    print(f"\n{items:,} items x {labels:,} labels: {seconds:.1f} s, {items / seconds:,.0f} items/s")
+    seconds = time.process_time() - started
+    print(f"\n{items:,} items x {labels:,} labels: {seconds:.1f} CPU s, {items / seconds:,.0f} items a CPU s")
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -42,8 +42,8 @@ class KilledFolder:
     def open(self, name: str) -> BinaryIO:
         return self._folder.open(name)
 
-    def read_into(self, name: str, offset: int, into: memoryview) -> bool:
-        return self._folder.read_into(name, offset, into)
+    def read_into(self, name: str, spans: Sequence[tuple[int, memoryview]]) -> bool:
+        return self._folder.read_into(name, spans)
 
     @contextmanager
     def put(self, name: str) -> Iterator[BinaryIO]:

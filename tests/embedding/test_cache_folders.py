@@ -91,12 +91,13 @@ def test_a_file_that_is_gone_is_told_from_one_that_is_short(place: Callable[[], 
     folder, into = place(), memoryview(bytearray(4))
     with folder.put("short") as out:
         out.write(b"abcdef")
-    assert folder.read_into("short", 1, into)
-    assert bytes(into) == b"bcde"
-    assert not folder.read_into("short", 3, into)
+    also = memoryview(bytearray(2))
+    assert folder.read_into("short", [(1, into), (4, also)])
+    assert (bytes(into), bytes(also)) == (b"bcde", b"ef")
+    assert not folder.read_into("short", [(0, also), (3, into)])
     folder.delete("gone")
     with pytest.raises(FileNotFoundError):
-        folder.read_into("gone", 0, into)
+        folder.read_into("gone", [(0, into)])
     with pytest.raises(FileNotFoundError):
         folder.open("gone")
     with pytest.raises(FileNotFoundError):

@@ -10,9 +10,9 @@ from typing import Any
 
 from tasks.labeling import batch_book as book
 from tasks.labeling.batch_client import BatchClient
+from tasks.labeling.batch_collection import Fetched
 from tasks.labeling.batch_labelling import BatchSender, label_in_batches
 from tasks.labeling.batch_submission import Terms
-from tasks.labeling.batches import Fetched
 from tasks.labeling.labelling import label_items
 from tasks.labeling.ledger import Ledger
 from tasks.records import Labelled
@@ -66,7 +66,7 @@ MOMENTS: dict[str, Callable[[], None]] = {
     "created, not written down": lambda: die_around(BatchClient, "create", 2, before=False),
     "the only one created, not written down": lambda: die_around(BatchClient, "create", 1, before=False),
     "submitted": lambda: die_around(BatchClient, "look", 1, before=True),
-    "while waiting": lambda: die_around(BatchClient, "look", 4, before=True),
+    "while waiting": lambda: die_around(BatchClient, "look", 2, before=False),
     "downloaded, nothing written": lambda: die_around(BatchClient, "download", 1, before=False),
     "some results committed": lambda: die_around(Ledger, "_insert", 1, before=False),
     "more results committed": lambda: die_around(Ledger, "_insert", 2, before=False),

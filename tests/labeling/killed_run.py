@@ -1,4 +1,4 @@
-"""One labelling run in a process of its own, to be killed: database URL, base URL, concurrency, items to a call, stages."""
+"""One labelling run in a process, to be killed: database URL, base URL, concurrency, items to a call, stages."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from tests.labeling.scripted import NO_KEYS, how
 if __name__ == "__main__":
     url, base_url, concurrency, items_per_call, stages = sys.argv[1:]
     store = open_store(url, "tiny")
-    form = {"items_per_call": int(items_per_call), "stages": int(stages)}
-    done = label_items(store, how(base_url, concurrency=int(concurrency), **form), 2, None, NO_KEYS, 1)
+    asked = how(
+        base_url, concurrency=int(concurrency), items_per_call=int(items_per_call), stages=int(stages)
+    )
+    done = label_items(store, asked, 2, None, NO_KEYS, 1)
     print(done.calls)

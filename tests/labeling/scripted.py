@@ -86,6 +86,7 @@ class ScriptedTeacher:
         self._script = script
         self.bodies: list[dict[str, Any]] = []
         self.dripped = 0
+        self.peers: set[Any] = set()
         self._asked: dict[tuple[str, int], int] = {}
         self._started, self._stop = threading.Event(), asyncio.Event()
 
@@ -119,6 +120,7 @@ class ScriptedTeacher:
     async def _answer(self, http: web.Request) -> web.Response:
         body = await http.json()
         self.bodies.append(body)
+        self.peers.add(http.transport.get_extra_info("peername") if http.transport else None)
         said = self._said(body)
         if said.never:
             await self._stop.wait()

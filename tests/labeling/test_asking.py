@@ -7,15 +7,19 @@ import json
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import polars as pl
 import pytest
 from sqlalchemy import select, text
 
-from tasks.errors import FatalTeacherError, StoreError
-from tasks.labeling.labelling import ask_once, label_items
+from tasks.errors import ConfigError, FatalTeacherError, StoreError
+from tasks.labeling.labelling import label_items
 from tasks.labeling.ledger import current_answers, unanswered
+from tasks.labeling.once import ask_once
+from tasks.labeling.sessions import Session
+from tasks.labeling.teacher import OpenAITeacher
 from tasks.records import Labelled, image_key, text_key
 from tasks.store import Store, schema
 from tasks.store.labels import append_labels, disputed_keys, effective_labels, raw_labels
@@ -492,6 +496,35 @@ def test_the_router_asks_once_and_label_adds_the_other_pass(sqlite_store: Store)
     assert (done.items, done.calls, done.labelled, done.invalid) == (4, 4, 3, 1)
     assert set(_calls(sqlite_store)["stage"]) == {"route", "label"}
     assert set(effective_labels(sqlite_store)["source"]) == {"consensus"}
+
+
+def test_a_session_keeps_its_connections_from_shard_to_shard(sqlite_store: Store) -> None:
+    """And its first request need not go ahead of the others a second time; without one each shard connects anew."""
+    contents = pl.DataFrame(
+        {"key": [text_key(t) for t in TEXTS], "text": TEXTS, "image": None},
+        schema={"key": pl.Binary, "text": pl.String, "image": pl.Binary},
+    )
+    with ScriptedTeacher(lambda *_: says(KETTLES)) as teacher:
+        asked = how(teacher.base_url, concurrency=1)
+        with Session(asked.connect) as session:
+            for shard in contents.iter_slices(6):
+                said = ask_once(sqlite_store, asked, shard, "route", 2, 1, session=session)
+                assert said["label"].to_list() == [KETTLES] * 6
+        assert (teacher.requests, len(teacher.peers)) == (30, 1)
+        other = how(teacher.base_url, concurrency=1, instructions="Look twice.")
+        for shard in contents.iter_slices(6):
+            ask_once(sqlite_store, other, shard, "route", 2, 1)
+        assert (teacher.requests, len(teacher.peers)) == (60, 1 + 5)
+
+
+def test_a_session_without_a_key_says_so_and_is_closed_all_the_same(sqlite_store: Store) -> None:
+    def connect() -> OpenAITeacher:
+        raise ConfigError("environment", "NO_SUCH_KEY is not set", "Set it.")
+
+    contents = pl.DataFrame({"key": [text_key("x")], "text": ["x"], "image": [None]})
+    asked = replace(how("http://127.0.0.1:9/v1"), connect=connect)
+    with Session(connect) as session, pytest.raises(ConfigError, match="NO_SUCH_KEY"):
+        ask_once(sqlite_store, asked, contents, "route", 2, 1, session=session)
 
 
 def test_what_the_router_could_not_ask_says_why(sqlite_store: Store) -> None:

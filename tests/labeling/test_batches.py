@@ -20,9 +20,10 @@ from deployments.teacher_sim import TeacherServer, recorded_answers
 from tasks.errors import FatalTeacherError
 from tasks.labeling import steps
 from tasks.labeling.asking import Asking, OtherPass
+from tasks.labeling.batch_collection import Fetched
 from tasks.labeling.batch_labelling import BatchSender, Mode, label_in_batches
 from tasks.labeling.batch_submission import Terms
-from tasks.labeling.batches import Fetched, fetch
+from tasks.labeling.batches import fetch
 from tasks.labeling.budget import Price
 from tasks.labeling.labelling import label_items
 from tasks.labeling.steps import items_still_wanted, label_with_teacher, take_in_items
@@ -678,7 +679,9 @@ def test_the_step_keeps_to_the_project_and_sets_the_money_of_open_batches_aside(
         store.close()
 
 
-def test_not_waiting_without_a_batch_is_wrong_usage(tiny_project: Callable[..., Path], tmp_path: Path) -> None:
+def test_not_waiting_without_a_batch_is_wrong_usage(
+    tiny_project: Callable[..., Path], tmp_path: Path
+) -> None:
     said = flywheel("label", "--project", tiny_project(), "--no-wait", cwd=tmp_path)
     assert said.code == 2
     assert "--no-wait goes with --batch" in said.err

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.labeling.consensus import agreement, item_states, new_label_rows
+from tasks.labeling.agreement import agreement
+from tasks.labeling.consensus import item_states, new_label_rows
 from tasks.store.labels import resolve
 
 ANSWERS = {"key": pl.Binary, "pass": pl.Int64, "label": pl.String}
@@ -216,6 +217,33 @@ def test_agreement_by_label_and_level_and_beyond_chance() -> None:
     assert found.by_label == {"x > a": 0.5, "x > b": 0.0, "y > c": 0.5}
     # observed 0.5; expected (2*1 + 1*1 + 1*2) / 16
     assert found.kappa == pytest.approx((0.5 - 5 / 16) / (1 - 5 / 16))
+
+
+def test_many_answers_amount_to_what_each_of_them_does() -> None:
+    """They are looked at some thousand at a time, all about one item together."""
+    labels = ["x > a", "x > b", "y > c", "x > a", "x > a"]
+    rows = [
+        (number.to_bytes(4, "big"), one, labels[(number * one + number // 7) % 5])
+        for number in range(25_000)
+        for one in (1, 2)
+    ]
+    answers = pl.DataFrame(rows, schema=ANSWERS, orient="row")
+    states = item_states(answers, 2)
+    assert states.height == states["key"].n_unique() == 25_000
+    found = dict(states.select("key", pl.struct("state", "label")).iter_rows())
+    said: dict[bytes, list[str]] = {}
+    for key, _, label in rows:
+        said.setdefault(key, []).append(label)
+    same = [one for one in said.values() if one[0] == one[1]]
+    for key, (first, second) in said.items():
+        upper = first[0] if first[0] == second[0] else None
+        wanted = ("consensus", first) if first == second else ("partial" if upper else "disagreed", upper)
+        assert found[key] == dict(zip(("state", "label"), wanted, strict=True))
+    measured = agreement(answers, 2, ["l1", "l2"])
+    assert (measured.items, measured.share) == (25_000, len(same) / 25_000)
+    for label in set(labels):
+        mentions = sum(label in one for one in said.values())
+        assert measured.by_label[label] == pytest.approx(sum(one[0] == label for one in same) / mentions)
 
 
 def test_nothing_to_compare_gives_no_numbers() -> None:

@@ -21,9 +21,11 @@ from tasks.labeling.labelling import label_items
 from tasks.labeling.ledger import current_answers
 from tasks.labeling.listing import ELSEWHERE
 from tasks.labeling.requests import Item, Request
+from tasks.labeling.steps import ask_teacher
 from tasks.project import load_project
 from tasks.records import Labelled, image_key, text_key
-from tasks.store import Store, schema
+from tasks.sources import read_gold
+from tasks.store import Store, open_store, schema
 from tasks.store.items import append_items
 from tasks.store.labels import append_labels, effective_labels
 from tests.conftest import TINY_LEAVES, write_tiny_project
@@ -244,3 +246,41 @@ def test_images_are_asked_about_several_at_a_time(sqlite_store: Store, tmp_path:
     assert (done.labelled, done.invalid) == (6, 1)
     said = dict(current_answers(sqlite_store, how.version).select("key", "label").iter_rows())
     assert said == dict(zip(keys, [*images.values(), None], strict=True))
+
+
+@pytest.mark.parametrize("structured", [True, False], ids=["schema", "words"])
+def test_an_item_that_the_teacher_refuses_costs_its_neighbours_nothing(
+    sqlite_store: Store, tmp_path: Path, structured: bool
+) -> None:
+    """One unknown text among seven: six are labelled rightly, whatever the numbers of the others."""
+    texts = [*list(ANSWERS)[:3], "nobody ever recorded this", *list(ANSWERS)[3:6]]
+    keys = put_texts(sqlite_store, texts)
+    with TeacherServer(ANSWERS) as teacher:
+        how = _asking(tmp_path, teacher.base_url, structured=structured, items_per_call=7)
+        done = _label(sqlite_store, how, passes=1)
+    assert (done.labelled, done.invalid, done.failed) == (6, 1, 0)
+    said = dict(current_answers(sqlite_store, how.version).select("key", "label").iter_rows())
+    assert said == {key: ANSWERS.get(text) for key, text in zip(keys, texts, strict=True)}
+
+
+def test_the_step_gives_items_their_candidates_and_examples(tmp_path: Path) -> None:
+    """Vectors come from the project's embedding cache, which is filled on the way; gold is never an example."""
+    with ScriptedTeacher(lambda *_: _said("Kettles")) as teacher:
+        form = {"shortlist": 3, "examples": 2}
+        sections = {"teacher": {"base_url": teacher.base_url}, "labeling": {"prompt": form}}
+        project = load_project(write_tiny_project(tmp_path, **sections))
+        gold = read_gold(project)
+        store = open_store(project.database_url, project.project)
+        keys = put_texts(store, ["blue kettle", "red kettle with a lid", gold["text"][0]])
+        append_labels(
+            store, [(keys[1], "Kitchen > Kettles", "human"), (keys[2], gold["label"][0], "human")], 1
+        )
+        said = ask_teacher(project, store, keys[:1], "route", 1)
+        content = teacher.bodies[0]["messages"][1]["content"]
+    assert {answer.label for answer in said.values()} == {"Kitchen > Kettles"}
+    assert content.startswith("Candidates:\n- ")
+    assert len(re.findall("^- ", content, re.MULTILINE)) == 3
+    assert "label: Kettles>\nred kettle with a lid" in content
+    assert gold["text"][0] not in content
+    assert list((project.root / "embeddings").iterdir())
+    store.close()

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.labeling.remedies import remedy
 from tasks.labeling.replies import (
     CHARACTERS_AN_ITEM,
     MAX_CHARACTERS,
     UNPARSEABLE,
     parse_replies,
     parse_reply,
-    remedy,
 )
 from tests.labeling.scripted import HOSES, KETTLES, KNIVES, taxonomy
 

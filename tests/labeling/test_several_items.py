@@ -11,8 +11,9 @@ import polars as pl
 import pytest
 from sqlalchemy import func, select
 
-from tasks.labeling.labelling import ask_once, label_items
+from tasks.labeling.labelling import label_items
 from tasks.labeling.ledger import current_answers
+from tasks.labeling.once import ask_once
 from tasks.records import Labelled, text_key
 from tasks.store import Store, schema
 from tasks.store.labels import effective_labels

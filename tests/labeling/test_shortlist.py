@@ -41,7 +41,7 @@ def test_the_length_of_a_vector_does_not_count_and_of_equals_the_first_is_taken(
     L = np.array([[0, 9], [0.1, 0], [5, 0], [1, 1]], np.float32)
     assert nearest(X, L, 3).tolist() == [[1, 2, 3]]
     assert nearest(X, L[:0], 3).shape == (1, 0)
-    assert nearest(np.zeros((1, 2), np.float32), L, 2).tolist() == [[0, 1]]
+    assert nearest(np.zeros((1, 2), np.float32), L, 4).tolist() == [[0, 1, 2, 3]]
 
 
 def test_a_label_moves_from_its_text_to_its_items_as_they_grow_in_number() -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import func, select
 
 from deployments.teacher_sim import TeacherServer
 from tasks.cleaning.steps import clean_snapshot
+from tasks.embedding.encoders import load_encoder
 from tasks.errors import ConfigError
 from tasks.labeling.labelling import item_keys
 from tasks.labeling.steps import (
@@ -25,6 +26,7 @@ from tasks.monitoring.cost import spending
 from tasks.monitoring.inventory import take_inventory
 from tasks.monitoring.status import render_status, status
 from tasks.project import Project, load_project
+from tasks.promotion.tracking import registry_of
 from tasks.records import Synthesized, text_key
 from tasks.routing.steps import route_file
 from tasks.sources import read_gold
@@ -33,7 +35,7 @@ from tasks.store.items import append_items, count_items, read_contents
 from tasks.store.labels import append_labels, effective_labels
 from tasks.store.traffic import append_traffic
 from tasks.student.snapshot import SYNTHETIC_WEIGHT
-from tasks.student.steps import take_snapshot
+from tasks.student.steps import take_snapshot, train_and_register
 from tasks.synthetic import SYNTHETIC
 from tests.conftest import TINY_LEAVES, write_tiny_project
 from tests.flows.conftest import recorded
@@ -237,6 +239,26 @@ def test_the_training_view_has_them_with_a_modest_weight(written: Written) -> No
     assert kept["label"].to_list() == synthetic["label"].to_list()
     assert not kept["overwritten"].any()
     assert {level["labels"] for level in cleaned.levels.values()} == {rows.height - len(texts)}
+
+
+@pytest.mark.slow
+def test_a_retrain_learns_from_them_and_certifies_without_them(written: Written) -> None:
+    """The leaf known from examples only can be answered; every held-out number is of the fifty real rows."""
+    project, _, texts = written
+    cleaned = clean_snapshot.fn(project, take_snapshot.fn(project))
+    retrained = train_and_register.fn(project, cleaned, 3)
+    assert retrained.snapshot.synthetic == len(texts)
+    place = project.root / "retrains" / f"{retrained.model_version}.heldout.parquet"
+    held_out = pl.read_parquet(place)
+    real = pl.read_parquet(cleaned.snapshot.path).filter(pl.col("source") != SYNTHETIC)
+    assert held_out["key"].to_list() == real["key"].to_list()
+    assert held_out["label"].to_list() == real["label"].to_list()
+    assert (retrained.policy.against, retrained.policy.calibration_items) == ("teacher", real.height)
+    gold = set(read_gold(project)["key"].to_list())
+    assert not gold & {text_key(text) for text in texts}
+    student = registry_of(project).load(retrained.model_version)
+    vectors = load_encoder(student.encoder).encode([text for text, label in texts.items() if label == SHOES])
+    assert (student.probabilities(vectors)[:, student.taxonomy.leaf_index[SHOES]] > 0).all()
 
 
 def test_a_lower_share_needs_no_new_labels_to_hold(written: Written) -> None:

@@ -10,7 +10,7 @@ import psutil
 
 from tests.benchmarks.labelling.bench import PASSES, Bench
 from tests.benchmarks.labelling.figures import Figure, Findings
-from tests.benchmarks.labelling.measured import SAMPLE_SECONDS, start
+from tests.benchmarks.labelling.measured import SAMPLE_SECONDS, ended, start
 from tests.benchmarks.labelling.teacher import running_teacher
 
 
@@ -25,13 +25,14 @@ def command(bench: Bench) -> Findings:
         started, peak, cpu_seconds = time.monotonic(), 0, 0.0
         process = start(line, out)
         watched = psutil.Process(process.pid)
-        while process.poll() is None:
-            try:
-                peak, cpu_seconds = max(peak, watched.memory_info().rss), sum(watched.cpu_times()[:2])
-            except psutil.Error:
-                break
-            time.sleep(SAMPLE_SECONDS)
-        exit_code, seconds, stats = process.wait(), time.monotonic() - started, teacher.stats()
+        with ended(process):
+            while process.poll() is None:
+                try:
+                    peak, cpu_seconds = max(peak, watched.memory_info().rss), sum(watched.cpu_times()[:2])
+                except psutil.Error:
+                    break
+                time.sleep(SAMPLE_SECONDS)
+            exit_code, seconds, stats = process.wait(), time.monotonic() - started, teacher.stats()
     answered = stats["by_status"].get("200", 0)
     ceiling = sizes.concurrency / (sizes.latency_ms / 1000)
     share = answered / max(stats["seconds"], 1e-9) / ceiling

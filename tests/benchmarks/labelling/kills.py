@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from tasks.store import open_store, schema
 from tests.benchmarks.labelling.bench import PASSES, Bench
 from tests.benchmarks.labelling.figures import Figure, Findings
-from tests.benchmarks.labelling.measured import marks, start
+from tests.benchmarks.labelling.measured import ended, marks, start
 from tests.benchmarks.labelling.teacher import TeacherProcess, running_teacher
 
 POLL_SECONDS = 0.02
@@ -38,7 +38,9 @@ def kill(bench: Bench) -> Findings:
                  "kept": _kept(scene.database_url(name), name)}
             )  # fmt: skip
         out = bench.folder / f"{name}-end.out"
-        exit_code = start(command, out).wait()
+        last = start(command, out)
+        with ended(last):
+            exit_code = last.wait()
         stats = teacher.stats()
     store = open_store(scene.database_url(name), name)
     answers = schema.answers.c
@@ -65,15 +67,13 @@ def kill(bench: Bench) -> Findings:
 
 def killed_at(process: subprocess.Popen[bytes], teacher: TeacherProcess, paid: int, later: float) -> bool:
     """Kill when the server was paid so often, and a moment later; False if the process ended by itself."""
-    while process.poll() is None:
-        if teacher.stats()["paid"] >= paid:
-            time.sleep(later)
-            break
-        time.sleep(POLL_SECONDS)
-    ended = process.poll() is not None
-    process.kill()
-    process.wait()
-    return not ended
+    with ended(process):
+        while process.poll() is None:
+            if teacher.stats()["paid"] >= paid:
+                time.sleep(later)
+                break
+            time.sleep(POLL_SECONDS)
+        return process.poll() is None
 
 
 def _kept(url: str, project: str) -> int:

@@ -9,7 +9,8 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -66,6 +67,16 @@ def start(command: Sequence[str], out: Path, **environment: str) -> subprocess.P
         )
 
 
+@contextmanager
+def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """However the block ends, the process has ended too."""
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
 def measure(
     command: Sequence[str],
     out: Path,
@@ -81,14 +92,15 @@ def measure(
     samples: list[tuple[float, int]] = []
     client_cpu = 0.0
     member = psutil.Process(process.pid)
-    while process.poll() is None:
-        try:
-            samples.append((time.time(), member.memory_info().rss))
-            client_cpu = sum(member.cpu_times()[:2])
-        except psutil.Error:
-            break
-        time.sleep(SAMPLE_SECONDS)
-    exit_code = process.wait()
+    with ended(process):
+        while process.poll() is None:
+            try:
+                samples.append((time.time(), member.memory_info().rss))
+                client_cpu = sum(member.cpu_times()[:2])
+            except psutil.Error:
+                break
+            time.sleep(SAMPLE_SECONDS)
+        exit_code = process.wait()
     lasted = time.monotonic() - started
     ours = _cpu_of(watched) - before + client_cpu
     others = max(0.0, (_machine_cpu() - machine_before - ours) / lasted)

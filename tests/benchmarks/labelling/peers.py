@@ -11,7 +11,7 @@ from collections.abc import Callable
 from tests.benchmarks.labelling.bench import MODULE, Bench, Job
 from tests.benchmarks.labelling.figures import Findings
 from tests.benchmarks.labelling.kills import killed_at
-from tests.benchmarks.labelling.measured import start
+from tests.benchmarks.labelling.measured import ended, start
 from tests.benchmarks.labelling.scene import Scene
 from tests.benchmarks.labelling.teacher import TeacherProcess, running_teacher
 
@@ -73,8 +73,10 @@ def _paid_again(bench: Bench, scene: Scene, command: Command) -> int | None:
         out = bench.folder / f"{bench.new_name()}.out"
         if not killed_at(start(command(teacher), out), teacher, scene.items // 2, 0.0):
             return None
-        if start(command(teacher), out).wait():
-            return None
+        again = start(command(teacher), out)
+        with ended(again):
+            if again.wait():
+                return None
         return int(teacher.stats()["paid"]) - scene.items
 
 
