@@ -136,7 +136,7 @@ def measured(store: Store, leg: Leg) -> Measured | None:
         )
         .join_from(schema.calls, schema.call_answers, calls.id == pairs.call_id)
         .join(schema.answers, answers.id == pairs.answer_id)
-        .where(answers.prompt_version == leg.how.prompt.version_of(first))
+        .where(answers.prompt_version.in_({leg.how.prompt.version_of(first), *_final(leg)}))
         .where(answers.model == version.model, calls.prompt_tokens > 0)
         .group_by(calls.id)
         .order_by(calls.id.desc())
@@ -154,6 +154,11 @@ def measured(store: Store, leg: Leg) -> Measured | None:
         # Nobody knows how long a line of a batch took: it is written down as 0.
         median([seconds for seconds in seen["latency_seconds"] if seconds > 0] or [ASSUMED_SECONDS]),
     )
+
+
+def _final(leg: Leg) -> set[str]:
+    """With a shortlist most answers are final, and kept under the prompt's own version."""
+    return {leg.how.prompt.version} if leg.how.prompt.shortlist else set()
 
 
 def guessed(leg: Leg) -> Measured:

@@ -93,7 +93,9 @@ def answers(name: str, model: Model, found: Found) -> Check:
     """A model labels the first item; the provider's words are shown when it does not."""
     task, item = found.project.task, found.first_item()
     price = found.project.price_of(model)
-    how = asking(found.labels(), task.instructions, task.modality, model, price)
+    # As the job asks, but in one stage: the item alone, its whole label at once.
+    form = found.project.labeling.prompt.model_copy(update={"stages": 1, "shortlist": None, "examples": 0})
+    how = asking(found.labels(), task.instructions, task.modality, model, price, form)
     where = f"{model.model} at {model.base_url}"
     content = content_of(item, task.modality)[0]
     try:
