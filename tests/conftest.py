@@ -51,11 +51,17 @@ for name in (
 import polars as pl  # noqa: E402 - the environment comes first
 import pytest  # noqa: E402
 import yaml  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 from tasks.store import Store, open_store  # noqa: E402
 from tests.postgres import ABSENT, binaries, running_postgres  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# The same examples in every run, so that a red run is the change's; HYPOTHESIS_PROFILE=explore looks for new ones.
+settings.register_profile("repeatable", derandomize=True, database=None, deadline=None, print_blob=True)
+settings.register_profile("explore", deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
 # The longest files first, so that two workers end together; the rest as collected.

@@ -37,11 +37,24 @@ def agreement(answers: pl.DataFrame, passes: int, levels: Sequence[str]) -> Agre
         passes: how many are compared; fewer than two compare nothing.
         levels: names of the levels, from the root down.
     """
+    return agreement_of(counted(answers, passes), levels)
+
+
+def counted(answers: pl.DataFrame, passes: int) -> pl.DataFrame:
+    """How often the passes said what: a column a pass (`1`, `2`, ...) with its label, and `items`.
+
+    Only items that all passes labelled count. Such counts of some items and of others may be put together.
+    """
     names = [str(number) for number in range(1, passes + 1)]
-    counts = pl.concat([_counted(part, names) for (part,) in in_shards(answers)])
+    return pl.concat([_counted(part, names) for (part,) in in_shards(answers)])
+
+
+def agreement_of(counts: pl.DataFrame, levels: Sequence[str]) -> Agreement:
+    """What `counted` amounts to."""
+    names = [name for name in counts.columns if name != "items"]
     counts = counts.group_by(names).agg(pl.col("items").sum())
     items = int(counts["items"].sum())
-    if passes < 2 or not items:
+    if len(names) < 2 or not items:
         return Agreement()
     labels = sorted({label for name in names for label in counts[name].unique()})
     by_level = {}
@@ -60,7 +73,6 @@ def agreement(answers: pl.DataFrame, passes: int, levels: Sequence[str]) -> Agre
 
 
 def _counted(answers: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
-    """How often the passes said what: a column a pass with its label, and `items`; only of items with all labels."""
     said = answers.filter(pl.col("label").is_not_null())
     wide = said.select("key").clear().unique()
     for place, name in enumerate(names):

@@ -6,28 +6,24 @@ made of it, so a killed run is repaired by the next.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 
 import polars as pl
 from sqlalchemy import select
 
-from tasks.labeling.agreement import agreement
 from tasks.labeling.asking import Asking
 from tasks.labeling.batch_book import in_batches
 from tasks.labeling.batch_collection import Fetched
-from tasks.labeling.consensus import DIFFERING, LABELLED, changed_labels, item_states
+from tasks.labeling.consensus import DIFFERING, LABELLED
 from tasks.labeling.dispatch import Asked, Progress
 from tasks.labeling.ledger import current_answers
-from tasks.labeling.selection import Acquisition, Chosen, choose, item_keys, stored_requests
-from tasks.labeling.sending import VOTES, Send, ask
-from tasks.labeling.shards import in_shards
+from tasks.labeling.resolving import Resolved, resolve, ties
+from tasks.labeling.selection import Acquisition, choose, item_keys, stored_requests
+from tasks.labeling.sending import Send, ask
 from tasks.records import Labelled
 from tasks.store import Store, schema
-from tasks.store.labels import append_labels, raw_labels
 
 LOOKED_AT = 32
-ITEMS_AT_ONCE = 10_000
 
 DECIDED = ("human", "adjudicated", "imported")
 
@@ -89,36 +85,39 @@ def label_items(
     if chosen.due.height:
         requests = stored_requests(store, chosen.due, how.prompt.modality)
         asked = ask(store, how, requests, chosen.due, "label", budget_usd, run_id, seed, progress, send=send)
-    answers = current_answers(store, how.version, columns=VOTES)
     due = chosen.due.select("key", "pass")
     if fetched is not None:
         due = pl.concat([fetched.reached, due]).unique(maintain_order=True)
     try:
-        ties = how.breaks_ties and asked.stopped is None
-        if ties and (tied := _ties(store, answers, passes, chosen.wanted, waiting)).height:
+        if how.breaks_ties and asked.stopped is None:
+            tied = _tied(store, how, passes, chosen.wanted, waiting)
             breaker = how.tie_breaker or how
             requests = stored_requests(store, tied, how.prompt.modality)
             left = None if budget_usd is None else max(0.0, budget_usd - asked.cost_usd)
-            asked.add(
-                ask(store, breaker, requests, tied, "tie_break", left, run_id, seed, progress, send=send)
-            )
-            answers = current_answers(store, how.version, columns=VOTES)
             due = pl.concat([due, tied.select("key", "pass")])
+            if tied.height:
+                asked.add(
+                    ask(store, breaker, requests, tied, "tie_break", left, run_id, seed, progress, send=send)
+                )
     finally:
-        states = item_states(answers, passes, how.breaks_ties)
-        _append_labels(store, states, gold_keys, run_id)
+        failed = asked.failed_keys | (fetched.totals.failed_keys if fetched is not None else set())
+        done = resolve(
+            store,
+            how.version,
+            passes,
+            how.breaks_ties,
+            how.prompt.taxonomy.levels,
+            due,
+            chosen,
+            failed,
+            gold_keys,
+            run_id,
+        )
     if fetched is not None:
         asked.add(fetched.totals)
     if asked.fatal is not None:
         raise asked.fatal
-    found = agreement(answers, passes, how.prompt.taxonomy.levels)
-    return replace(
-        _labelled(due, chosen, answers, states, passes, asked),
-        agreement=found.share,
-        kappa=found.kappa,
-        agreement_by_level=dict(found.by_level),
-        agreement_by_label=dict(found.by_label),
-    )
+    return _labelled(done, asked)
 
 
 def _items(store: Store, only: pl.DataFrame | None) -> pl.DataFrame:
@@ -126,26 +125,13 @@ def _items(store: Store, only: pl.DataFrame | None) -> pl.DataFrame:
     return items if only is None else items.join(only, on="key", how="semi", maintain_order="left")
 
 
-def _ties(
-    store: Store, answers: pl.DataFrame, passes: int, wanted: pl.DataFrame, waiting: pl.DataFrame
+def _tied(
+    store: Store, how: Asking, passes: int, wanted: pl.DataFrame, waiting: pl.DataFrame
 ) -> pl.DataFrame:
-    """The items (item_id, key, pass) that all passes have answered, not alike, and nobody has cast the last vote on."""
-    differing = item_states(answers, passes).filter(pl.col("state").is_in(DIFFERING))
-    voted = pl.concat([answers.select("key", "pass"), waiting]).filter(pl.col("pass") == passes + 1)
-    tied = differing.join(voted, on="key", how="anti").join(wanted, on="key", how="semi")
-    known = item_keys(store).join(tied, on="key", how="semi", maintain_order="left")
+    """The items (item_id, key, pass) that are to be asked about once more, because their passes differ."""
+    keys = ties(store, how.version, passes, wanted, waiting)
+    known = item_keys(store).join(keys, on="key", how="semi", maintain_order="left")
     return known.with_columns(pl.lit(passes + 1, pl.Int64).alias("pass"))
-
-
-def _append_labels(store: Store, states: pl.DataFrame, gold_keys: pl.DataFrame, run_id: int) -> None:
-    """Append what changed, some thousand items at a time: a run that is killed in between is repaired by the next.
-
-    Gold may have been asked about to measure the teacher; its answers must never become labels.
-    """
-    ours = states.join(gold_keys, on="key", how="anti", maintain_order="left")
-    changed = changed_labels(ours, raw_labels(store))
-    for rows in changed.iter_slices(ITEMS_AT_ONCE):
-        append_labels(store, rows.iter_rows(), run_id)
 
 
 def _may_run_out(store: Store, how: Asking, due: pl.DataFrame, budget_usd: float | None) -> bool:
@@ -160,38 +146,27 @@ def _may_run_out(store: Store, how: Asking, due: pl.DataFrame, budget_usd: float
     return due.height * most > budget_usd
 
 
-def _labelled(
-    due: pl.DataFrame, chosen: Chosen, answers: pl.DataFrame, states: pl.DataFrame, passes: int, asked: Asked
-) -> Labelled:
-    failed = pl.DataFrame({"key": list(asked.failed_keys)}, schema={"key": pl.Binary})
-    counts: Counter[str] = Counter()
-    why: Counter[str] = Counter()
-    items = left = tie_breaks = 0
-    frames = (due, answers.select("key", "pass"), states, chosen.wanted, chosen.why, failed)
-    for asked_for, given, said, wanted, reasons, not_answered in in_shards(*frames):
-        now = asked_for.join(given, on=["key", "pass"], how="semi")
-        reached = pl.concat([now.select("key"), not_answered]).unique()
-        settled = said.filter(pl.col("state").is_in([*LABELLED, *DIFFERING]))
-        items += reached.height
-        tie_breaks += now.filter(pl.col("pass") > passes).height
-        left += wanted.join(settled, on="key", how="anti").height
-        counts.update(said.join(reached, on="key", how="semi")["state"].to_list())
-        why.update(reasons.join(reached, on="key", how="semi")["why"].to_list())
+def _labelled(done: Resolved, asked: Asked) -> Labelled:
+    found = done.agreement
     return Labelled(
-        items=items,
-        labelled=sum(counts[state] for state in LABELLED),
-        disagreed=sum(counts[state] for state in DIFFERING),
-        partial=counts["partial"],
-        tie_breaks=tie_breaks,
-        invalid=counts["invalid"],
+        items=done.items,
+        labelled=sum(done.states[state] for state in LABELLED),
+        disagreed=sum(done.states[state] for state in DIFFERING),
+        partial=done.states["partial"],
+        tie_breaks=done.tie_breaks,
+        invalid=done.states["invalid"],
         failed=len(asked.failed_keys),
         calls=asked.calls,
         cost_usd=asked.cost_usd,
-        unlabelled_left=left,
+        unlabelled_left=done.left,
+        agreement=found.share,
+        kappa=found.kappa,
+        agreement_by_level=dict(found.by_level),
+        agreement_by_label=dict(found.by_label),
         stopped=asked.stopped,
         errors=dict(asked.errors),
         tokens=asked.tokens,
-        chosen=dict(sorted(why.items())),
+        chosen=dict(sorted(done.why.items())),
     )
 
 

@@ -10,11 +10,12 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from types import TracebackType
 from typing import Any
 
 import polars as pl
-from sqlalchemy import ColumnElement, Connection, Select, and_, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, and_, insert, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.errors import StoreError
@@ -27,6 +28,7 @@ from tasks.store import Store, schema
 FEW_KEYS = 5_000  # up to here a query names its keys; above, everything is read and filtered
 
 ROWS_AT_ONCE = 4096
+ROWS_A_STATEMENT = 1000  # SQLite takes 32,766 values in one
 
 ANSWER_SCHEMA = {
     "key": pl.Binary,
@@ -36,6 +38,9 @@ ANSWER_SCHEMA = {
     "reason": pl.String,
     "error_class": pl.String,
 }
+
+
+Range = tuple[bytes, bytes | None]  # of keys: from the first on, below the second if there is one
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,7 @@ class Ledger:
                     {"call_id": call_ids[place], "answer_id": answer_id}
                     for (place, _), answer_id in zip(answers, answer_ids, strict=True)
                 ]
-                connection.execute(insert(schema.call_answers), pairs)
+                _insert_all(connection, schema.call_answers, pairs)
 
     def _call_row(self, entry: Entry, at: float) -> dict[str, Any]:
         reply = entry.reply
@@ -191,9 +196,37 @@ class Ledger:
         }
 
 
-def _insert_all(connection: Connection, table: Any, rows: list[dict[str, Any]]) -> list[int]:
-    statement = insert(table).returning(table.c.id, sort_by_parameter_order=True)
-    return [int(found) for found in connection.execute(statement, rows).scalars()]
+def _insert_all(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> list[int]:
+    """Append rows; returns their ids in order, where the table has ids.
+
+    To SQLite they go as one statement: SQLAlchemy's way to their ids is one statement a row, and after each of them
+    the commit's thread would wait for a busy event loop. Its transactions hold the only right to write from their
+    first statement on, so the next ids are known.
+    """
+    if connection.dialect.name != "sqlite":
+        if "id" not in table.c:
+            connection.execute(insert(table), rows)
+            return []
+        statement = insert(table).returning(table.c.id, sort_by_parameter_order=True)
+        return [int(found) for found in connection.execute(statement, rows).scalars()]
+    ids: list[int] = []
+    if "id" in table.c:
+        newest = connection.exec_driver_sql(f"SELECT max(id) FROM {table.name}").scalar() or 0
+        ids = list(range(newest + 1, newest + 1 + len(rows)))
+        rows = [{"id": number, **row} for number, row in zip(ids, rows, strict=True)]
+    columns = tuple(rows[0])
+    for first in range(0, len(rows), ROWS_A_STATEMENT):
+        chunk = rows[first : first + ROWS_A_STATEMENT]
+        values = tuple(row[name] for row in chunk for name in columns)
+        connection.exec_driver_sql(_statement(table.name, columns, len(chunk)), values)
+    return ids
+
+
+@lru_cache(maxsize=512)
+def _statement(table: str, columns: tuple[str, ...], rows: int) -> str:
+    names = ", ".join(f'"{name}"' for name in columns)
+    places = f"({', '.join('?' * len(columns))})"
+    return f"INSERT INTO {table} ({names}) VALUES {', '.join([places] * rows)}"
 
 
 def current_answers(
@@ -201,6 +234,7 @@ def current_answers(
     version: Version,
     keys: pl.DataFrame | None = None,
     columns: Sequence[str] = tuple(ANSWER_SCHEMA),
+    part: Range | None = None,
 ) -> pl.DataFrame:
     """Answers of a version, one row a key and pass: key, pass, label, confidence, reason, error_class.
 
@@ -209,10 +243,25 @@ def current_answers(
         version: the prompt, model and parameters, of each pass.
         keys: a column `key` to keep to; None for all.
         columns: which of the columns to read, `key` and `pass` among them; reasons are long.
+        part: a range of keys to keep to; None for all.
     """
     table = schema.answers.c
     query = select(*(table[name] for name in columns)).where(_kept_under(version))
+    if part is not None:
+        query = of_part(query, table.key, part)
     return _newest(read_of(store, query.order_by(table.id), table.key, keys))
+
+
+def of_part(query: Select[Any], column: ColumnElement[Any], part: Range) -> Select[Any]:
+    """The rows of a query whose key is in a range."""
+    query = query.where(column >= part[0])
+    return query if part[1] is None else query.where(column < part[1])
+
+
+def within(rows: pl.DataFrame, part: Range) -> pl.DataFrame:
+    """The rows of a frame whose `key` is in a range."""
+    rows = rows.filter(pl.col("key") >= pl.lit(part[0]))
+    return rows if part[1] is None else rows.filter(pl.col("key") < pl.lit(part[1]))
 
 
 def _newest(answers: pl.DataFrame) -> pl.DataFrame:

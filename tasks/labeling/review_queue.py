@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from tasks.records import LLM_SOURCES
 from tasks.store import Store, schema
-from tasks.store.labels import raw_labels, resolve
+from tasks.store.labels import raw_labels, resolve, upper_labels
 from tasks.store.traffic import audits
 from tasks.synthetic import SYNTHETIC
 from tasks.taxonomy import Taxonomy
@@ -135,12 +135,19 @@ def review_queue(
     said = _said(answers, labels, queue)
     return (
         queue.join(student, on="key", how="left", maintain_order="left")
-        .join(effective.select("key", current_label="label"), on="key", how="left", maintain_order="left")
+        .join(_current(effective, labels), on="key", how="left", maintain_order="left")
         .join(said, on="key", how="left", maintain_order="left")
         .with_columns(why=pl.col("place").replace_strict(dict(enumerate(REASONS)), return_dtype=pl.String))
         .select(list(QUEUE_SCHEMA))
         .cast(QUEUE_SCHEMA)  # type: ignore[arg-type]
     )
+
+
+def _current(effective: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:
+    """key, current_label: the label that counts, or the upper levels on which differing passes agree."""
+    upper = upper_labels(labels).rename({"label": "upper"})
+    both = effective.join(upper, on="key", how="left", maintain_order="left")
+    return both.select("key", current_label=pl.coalesce("label", "upper"))
 
 
 def with_contents(store: Store, queue: pl.DataFrame, images: bool = False) -> Iterator[pl.DataFrame]:

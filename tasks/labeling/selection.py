@@ -100,14 +100,14 @@ def choose(
     elif not some:
         order = order.with_columns(why=pl.when("owed").then(pl.lit(OWED)).otherwise(pl.lit(ALL)))
     kept = order if limit is None else order.head(limit)
-    requests = due.join(kept.select("item_id", "key"), on=["item_id", "key"], maintain_order="right")
+    requests = due.join(kept.select("item_id"), on="item_id", maintain_order="right")
     wanted = eligible if limit is None else kept
     return Chosen(requests, wanted.select("key"), kept.select("key", "why"))
 
 
 def _order(due: pl.DataFrame, passes: int, seed: int, owed: pl.DataFrame | None) -> pl.DataFrame:
     """Each due item once (item_id, key, owed, why): those begun before or owed first, then by a seeded hash."""
-    items = due.group_by("item_id", "key", maintain_order=True).agg(owed=pl.len() < passes)
+    items = due.group_by("item_id", maintain_order=True).agg(pl.col("key").first(), owed=pl.len() < passes)
     if owed is not None:
         items = items.with_columns(pl.col("owed") | pl.col("key").is_in(owed["key"].implode()))
     ranked = items.with_columns(pl.Series("rank", _mixed(items["key"], seed), pl.UInt64))

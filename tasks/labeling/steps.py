@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from tasks.labeling.estimate import Estimate
     from tasks.labeling.review import Exported
     from tasks.labeling.selection import Acquisition
+    from tasks.labeling.sessions import Session
     from tasks.student.package import Student
 
 
@@ -326,8 +327,21 @@ def import_history(
     return record.as_dict()
 
 
+def teacher_session(project: Project) -> Session:
+    """Connections to the teacher that are kept from one shard to the next; nothing is connected yet."""
+    from tasks.labeling.asking import asking_teacher
+    from tasks.labeling.sessions import Session
+
+    return Session(asking_teacher(project).connect)
+
+
 def ask_teacher(
-    project: Project, store: Store, keys: list[bytes], stage: str, run_id: int
+    project: Project,
+    store: Store,
+    keys: list[bytes],
+    stage: str,
+    run_id: int,
+    session: Session | None = None,
 ) -> dict[bytes, TeacherAnswer]:
     """The teacher's first-pass answers about stored items, asked once and kept in the ledger."""
     from tasks.labeling.asking import asking_teacher
@@ -336,7 +350,7 @@ def ask_teacher(
     how = asking_teacher(project, _bring(project, store))
     contents = read_contents(store, pl.DataFrame({"key": keys}, schema={"key": pl.Binary}))
     left = _budget_left(project, store, run_id)
-    said = ask_once(store, how, contents, stage, project.teacher.passes, run_id, left)
+    said = ask_once(store, how, contents, stage, project.teacher.passes, run_id, left, session=session)
     return {
         row["key"]: TeacherAnswer(row["label"], row["cost_usd"], error_class=row["error_class"])
         for row in said.iter_rows(named=True)

@@ -14,7 +14,7 @@ import polars as pl
 from sqlalchemy import func, select
 
 from tasks.project import Project
-from tasks.records import LLM_SOURCES, SOURCES
+from tasks.records import LLM_SOURCES, PARTIAL, SOURCES
 from tasks.sources import read_gold
 from tasks.store import Store, schema
 from tasks.store.labels import raw_labels, resolve
@@ -41,6 +41,7 @@ class Inventory:
         unlabelled: items the teacher should still answer.
         awaiting: items for a person to decide, by reason; each stands under one.
         gold_rows: human-verified items; 0 without gold.
+        partial: of those awaiting a person, the items whose passes agree on upper levels.
         synthetic: examples that the teacher wrote and nobody has labelled otherwise since.
     """
 
@@ -51,6 +52,7 @@ class Inventory:
     awaiting: Mapping[str, int]
     gold_rows: int
     synthetic: int = 0
+    partial: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ def take_inventory(project: Project, store: Store) -> Inventory:
         awaiting=_awaiting(store, resolved, gold),
         gold_rows=gold.height,
         synthetic=every.height - resolved.height,
+        partial=resolved.filter(pl.col("source") == PARTIAL).height,
     )
 
 

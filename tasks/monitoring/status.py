@@ -53,6 +53,7 @@ def status(project: Project, store: Store, now: float | None = None) -> dict[str
         "awaiting_review": sum(inventory.awaiting.values()),
         "awaiting_review_because": dict(inventory.awaiting),
         "gold_rows": inventory.gold_rows,
+        "partial": inventory.partial,
         "synthetic": inventory.synthetic,
         "champion": None
         if champion is None
@@ -105,6 +106,7 @@ def render_status(status: dict[str, Any]) -> str:
             "awaiting review",
             _with(f"{status['awaiting_review']:,}", [f"{why} {count:,}" for why, count in because.items()]),
         ),
+        *([("upper levels", f"kept of {status['partial']:,} of them")] if status["partial"] else []),
         ("gold", f"{status['gold_rows']:,}"),
         *([("synthetic", f"{status['synthetic']:,} examples")] if status["synthetic"] else []),
         ("champion", _champion(status["champion"])),

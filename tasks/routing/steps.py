@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from prefect import task
@@ -31,6 +31,9 @@ from tasks.store.policies import policy_in_force
 from tasks.store.traffic import answer_late, append_traffic, logged, request_id, routed_row_ids, row_id
 from tasks.synthetic import SYNTHETIC
 
+if TYPE_CHECKING:
+    from tasks.labeling.sessions import Session
+
 SHARD_ROWS = 4096
 
 
@@ -44,6 +47,7 @@ class Router:
     in_force: InForce
     cache: Mapping[bytes, str]
     run_id: int
+    session: Session
 
 
 @dataclass
@@ -78,9 +82,11 @@ def route_file(project: Project, file: str, out: str, run_id: int) -> Routed:
     started = time.monotonic()
     path = Path(file)
     items = read_items(project, read_table(path), path)
-    router, tally = _load(project, run_id), Tally()
+    tally = Tally()
     tally.rejected.update(rejection.reason for rejection in items.rejections)
-    answered = _route(router, items.frame, tally)
+    with _session(project) as session:
+        router = _load(project, run_id, session)
+        answered = _route(router, items.frame, tally)
     _write(router, items, answered, Path(out))
     return tally.record(items.frame.height, time.monotonic() - started, out)
 
@@ -94,7 +100,8 @@ def route_new_traffic(project: Project, run_id: int) -> Routed:
     fresh = _fresh(project, tally)
     if not fresh.height:
         return tally.record(0, time.monotonic() - started, None)
-    _route(_load(project, run_id), fresh, tally)
+    with _session(project) as session:
+        _route(_load(project, run_id, session), fresh, tally)
     return tally.record(fresh.height, time.monotonic() - started, None)
 
 
@@ -126,7 +133,13 @@ def _inbox(project: Project, written: str) -> Iterator[tuple[Path, pl.DataFrame]
     yield from iterate_sources(project, written, None)
 
 
-def _load(project: Project, run_id: int) -> Router:
+def _session(project: Project) -> Session:
+    from tasks.labeling.steps import teacher_session
+
+    return teacher_session(project)
+
+
+def _load(project: Project, run_id: int, session: Session) -> Router:
     from tasks.promotion.tracking import registry_of
 
     store, registry = open_store(project.database_url, project.project), registry_of(project)
@@ -143,7 +156,8 @@ def _load(project: Project, run_id: int) -> Router:
         project.routing.fallback,
     )
     cache = dict(labels.select("key", "label").iter_rows())
-    return Router(project, store, registry.load(version) if version else None, in_force, cache, run_id)
+    student = registry.load(version) if version else None
+    return Router(project, store, student, in_force, cache, run_id, session)
 
 
 def _route(
@@ -204,7 +218,7 @@ def _answered_late(
 def _ask(router: Router, keys: list[bytes], stage: str, tally: Tally) -> dict[bytes, TeacherAnswer]:
     from tasks.labeling.steps import ask_teacher
 
-    said = ask_teacher(router.project, router.store, keys, stage, router.run_id)
+    said = ask_teacher(router.project, router.store, keys, stage, router.run_id, router.session)
     tally.errors.update(answer.error_class for answer in said.values() if answer.error_class)
     return said
 

@@ -2,7 +2,7 @@
 
 Run as `python -m tests.benchmarks.embedding_cache [SECTION ...] [--rows N] [--keys N] [--folder F]`; all sections take
 about three minutes and 5 GB of disk. Each figure comes from a process of its own, so that its peak memory is its
-own; ratios are of medians of runs that took turns within one process.
+own; ratios are of the fastest of eight runs that took turns within one process, because others may be at work.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.benchmarks.labelling.figures import Figure, Findings
 
 DIMENSION = 384
 SHARD_ROWS = 4096
-TURNS = 5
+TURNS = 8
 GIGA = 1e9
 ENCODER = "hash:384"  # its name makes the fingerprint; nothing is encoded here
 PROJECT = """project: bench
@@ -113,7 +113,8 @@ def read(folder: Path, rows: int) -> dict[str, Any]:
     for name, rows_of in (("as written", np.arange(rows)), ("shuffled", order)):
         few = np.random.default_rng(3).choice(rows, min(rows, 1_000), replace=False)
         assert np.array_equal(cache_in(folder).read(asked[name].gather(few)), expected[rows_of[few]])
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    fastest = {name: min(values) for name, values in seconds.items()}
+    return fastest | {f"{name}, median": statistics.median(values) for name, values in seconds.items()}
 
 
 def peak(folder: Path, rows: int, how: str) -> dict[str, Any]:
@@ -235,13 +236,14 @@ def reading(folder: Path, rows: int, _: int) -> Findings:
     )
     seconds = in_a_process("read", folder, rows)
     base = seconds["np.load"]
-    found.rows.append({"": "np.load", "seconds": base, "of np.load's speed": 1.0})
+    found.rows.append({"": "np.load", "seconds": base, "median": seconds["np.load, median"]})
     for name in ("as written", "shuffled"):
         memory = in_a_process("peak", folder, rows, name)
         share = memory["peak"] / size
         speed = base / seconds[name]
+        median = seconds[f"{name}, median"]
         found.rows.append(
-            {"": name, "seconds": seconds[name], "of np.load's speed": speed, "peak / matrix": share}
+            {"": name, "seconds": seconds[name], "median": median, "speed": speed, "peak / matrix": share}
         )
         found.figures.append(Figure(f"{name}: of np.load's speed", speed, ">=", 0.55))
         found.figures.append(Figure(f"{name}: peak memory of the process over the matrix", share, "<=", 1.3))

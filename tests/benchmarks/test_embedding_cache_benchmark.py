@@ -15,7 +15,7 @@ def test_every_piece_of_work_runs_in_little(tmp_path: Path) -> None:
     rows = 5_000
     written = benchmark.write(tmp_path, rows)
     assert (written["parts"], written["parts after"]) == (2, 2)
-    assert set(benchmark.read(tmp_path, rows)) == {"np.load", "as written", "shuffled"}
+    assert {"np.load", "as written", "shuffled"} <= set(benchmark.read(tmp_path, rows))
     for how in ("as written", "shuffled", "stream"):
         assert benchmark.peak(tmp_path, rows, how)["before"] > 0
     benchmark.prepare_rerun(tmp_path, rows)

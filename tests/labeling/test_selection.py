@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.labeling.acquisition import Sight
@@ -18,6 +18,7 @@ PASSED = {"key": pl.Binary, "pass": pl.Int64}
 NONE = pl.DataFrame(schema=PASSED)
 
 
+@settings(deadline=None)
 @given(
     st.sets(st.tuples(st.sampled_from(KEYS), st.integers(1, 3))),
     st.sets(st.sampled_from(KEYS)),
@@ -91,6 +92,7 @@ def test_what_is_begun_or_owed_comes_first_then_the_mix() -> None:
     assert chosen.due.filter(pl.col("key") == KEYS[30])["pass"].to_list() == [2]
 
 
+@settings(deadline=None)
 @given(st.sets(st.integers(0, 39)), st.integers(1, 45), st.integers(0, 3))
 def test_whatever_decides_the_order_the_same_requests_are_missing(
     owed: set[int], limit: int, seed: int

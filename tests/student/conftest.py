@@ -2,11 +2,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import settings
-
-# a first example pays for imports that take seconds
-settings.register_profile("imports", deadline=None)
-settings.load_profile("imports")
 
 
 @pytest.fixture(scope="session", autouse=True)
