@@ -45,7 +45,7 @@ def label(
         taken = take_in_items(settings, run.id)
         if up_to is not None:
             limit = min(limit or up_to, items_still_wanted(settings, up_to))
-        labelled = label_with_teacher(settings, run.id, limit, gold, batches)
+        labelled = label_with_teacher(settings, run.id, limit, gold, batches, so_far=up_to is not None)
         review_file = write_review_queue(settings)
         result = replace(labelled, rejected=taken.rejected, review_file=review_file)
         run.result["label"] = result.as_dict()

@@ -22,12 +22,15 @@ from tasks.student.steps import already_trained
 def nightly(project: str) -> dict[str, Any]:
     """Route new traffic, label what is owed, embed, clean, retrain, recalibrate, promote, report.
 
+    With `teacher.batch.nightly` the labelling goes through the provider's Batch API: what was sent the night before
+    is fetched first, what is due is sent, and nothing is waited for.
+
     Args:
         project: path of the project file.
     """
     with job(project, "nightly") as (settings, run):
         routed = route_new_traffic(settings, run.id)
-        labelled = label(project)
+        labelled = label(project, batches="submit" if settings.teacher.batch.nightly else "none")
         done: dict[str, Any] = {"route": routed.as_dict(), "label": labelled.as_dict()}
         if nothing_changed(settings):
             run.result.update(done | {"changed": False})
@@ -36,7 +39,7 @@ def nightly(project: str) -> dict[str, Any]:
         cleaned = clean(project)
         done["clean"] = cleaned.as_dict()
         # New traffic alone may change nothing that is learned from: audits are kept out while they judge.
-        known = already_trained(settings, cleaned.snapshot)
+        known = already_trained(settings, cleaned)
         done["retrain"] = None if known else retrain(project).as_dict()
         policy = recalibrate(project)
         done["recalibrate"] = policy.as_dict() if policy else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from glob import escape, glob
@@ -26,6 +27,7 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 TABLE_SUFFIXES = {".parquet", ".csv", ".jsonl", ".ndjson"}
 SHOWN_ROWS = 5
 ITEM_SCHEMA = {"key": pl.Binary, "source_id": pl.String, "text": pl.String, "image": pl.Binary}
+ROWS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,19 @@ class Items:
     file: Path
     frame: pl.DataFrame
     rejections: tuple[Rejection, ...] = ()
+
+
+@dataclass(frozen=True)
+class Gold:
+    """Gold as read: a frame of key, source_id, text, image, label (one row a key), and the rows left out."""
+
+    frame: pl.DataFrame
+    rejections: tuple[Rejection, ...] = ()
+
+    @property
+    def rejected(self) -> dict[str, int]:
+        """Rows left out, by their reason (without the names of files)."""
+        return dict(Counter(rejection.reason.split(":")[0] for rejection in self.rejections))
 
 
 def expand(written: str, base: Path) -> list[Path]:
@@ -92,10 +107,7 @@ def read_table(file: Path, columns: Sequence[str] = (), dtype_text: bool = True)
         else:
             frame = pl.read_ndjson(file, infer_schema_length=None)
     except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            file, f"cannot be read ({reason})", "Is it complete, and UTF-8 if it is text?"
-        ) from error
+        raise unreadable(file, error) from error
     if frame.height == 0:
         what = "images" if file.is_dir() else "rows"
         raise InputError(file, f"has no {what}", f"Give one with {what} in it.")
@@ -107,6 +119,12 @@ def read_table(file: Path, columns: Sequence[str] = (), dtype_text: bool = True)
             f"It has: {', '.join(frame.columns[:20])}. Name the right ones under source in the project file.",
         )
     return frame
+
+
+def unreadable(file: Path, error: Exception) -> InputError:
+    """What to raise where a library could not read a table."""
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return InputError(file, f"cannot be read ({reason})", "Is it complete, and UTF-8 if it is text?")
 
 
 def column_names(file: Path) -> list[str]:
@@ -153,11 +171,14 @@ def is_sql(written: str) -> bool:
     return "://" in written
 
 
-def read_items(project: Project, frame: pl.DataFrame, file: Path, keep: Sequence[str] = ()) -> Items:
+def read_items(
+    project: Project, frame: pl.DataFrame, file: Path, keep: Sequence[str] = (), first_row: int = 1
+) -> Items:
     """Items of a frame by the project's id and content columns; further columns named in `keep` stay.
 
     Rows repeat freely (one content, one key); a row without content or id is rejected with its reason. Where
     the project names no id column and the table has no `id`, the key (hexadecimal) is the id.
+    `first_row` is the number of the frame's first row in the file.
 
     Raises:
         InputError: one id stands for two different items.
@@ -181,7 +202,8 @@ def read_items(project: Project, frame: pl.DataFrame, file: Path, keep: Sequence
     keys: list[bytes | None] = []
     texts: list[str | None] = []
     images: list[bytes | None] = []
-    for row, (source_id, value) in enumerate(zip(ids, frame[content].to_list(), strict=True), start=1):
+    numbered = enumerate(zip(ids, frame[content].to_list(), strict=True), start=first_row)
+    for row, (source_id, value) in numbered:
         key, text, image, reason = (
             _read_image(value, file) if project.task.modality == "image" else _read_text(value)
         )
@@ -197,12 +219,30 @@ def read_items(project: Project, frame: pl.DataFrame, file: Path, keep: Sequence
     read = pl.DataFrame(
         {"key": keys, "source_id": ids, "text": texts, "image": images}, schema=ITEM_SCHEMA
     ).with_columns(frame[column] for column in keep)
-    read = read.with_row_index("row", offset=1).filter(pl.col("key").is_not_null())
-    _one_item_an_id(read, file)
+    read = read.with_row_index("row", offset=first_row).filter(pl.col("key").is_not_null())
+    one_item_an_id(read, file)
     return Items(file, read, tuple(rejections))
 
 
-def _one_item_an_id(frame: pl.DataFrame, file: Path) -> None:
+def read_items_in_parts(project: Project, table: pl.DataFrame, file: Path) -> Items:
+    """The same as `read_items`, some thousand rows at a time: while they are read, rows take ten times the memory."""
+    parts = [
+        read_items(project, part, file, first_row=1 + place * ROWS_AT_ONCE)
+        for place, part in enumerate(table.iter_slices(ROWS_AT_ONCE))
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    frame = pl.concat(part.frame for part in parts)
+    one_item_an_id(frame, file)
+    return Items(file, frame, tuple(rejection for part in parts for rejection in part.rejections))
+
+
+def one_item_an_id(frame: pl.DataFrame, file: Path) -> None:
+    """Refuse items (row, source_id, key) of which two share an id.
+
+    Raises:
+        InputError: with the ids and their rows.
+    """
     clashes = (
         frame.unique(["source_id", "key"], keep="first", maintain_order=True)
         .group_by("source_id", maintain_order=True)
@@ -311,20 +351,26 @@ def resolve_labels(
 
 
 def read_gold(project: Project) -> pl.DataFrame:
-    """Gold items as a frame of key, source_id, text, image, label; one row a key.
+    """Gold items as a frame of key, source_id, text, image, label; one row a key. See `read_gold_rows`."""
+    return read_gold_rows(project).frame
+
+
+def read_gold_rows(project: Project) -> Gold:
+    """Gold items, and the rows without content or id that are none.
 
     Raises:
         InputError: an unknown label, or one item with two different gold labels, with its row.
     """
     schema = ITEM_SCHEMA | {"label": pl.String}
     if project.gold is None:
-        return pl.DataFrame(schema=schema)
+        return Gold(pl.DataFrame(schema=schema))
     taxonomy = project.taxonomy
-    frames = []
+    frames, rejections = [], list[Rejection]()
     for file in expand(project.gold, project.file.parent):
         table = read_table(file)
         columns = label_columns(table, taxonomy, file)
         items = read_items(project, table, file, keep=columns)
+        rejections += items.rejections
         resolved = resolve_labels(items.frame, columns, taxonomy)
         for row, (label, written) in zip(items.frame["row"], resolved, strict=True):
             if label is None:
@@ -353,4 +399,5 @@ def read_gold(project: Project) -> pl.DataFrame:
             "Gold must be sure: decide, and keep one row.",
             first["row"][1],
         )
-    return gold.unique("key", keep="first", maintain_order=True).select(*schema)
+    gold = gold.unique("key", keep="first", maintain_order=True).select(*schema)
+    return Gold(gold, tuple(rejections))

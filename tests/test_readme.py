@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+import sys
+import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from deployments.teacher_sim import TeacherServer
 from tests.conftest import ROOT, TINY_LEAVES
 from tests.demo_run import flywheel
 
 pytestmark = pytest.mark.slow
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-RECIPE = "<!-- the recipe"
+RECIPE, SERVER = "<!-- the recipe", "<!-- the server"
 
 
 def shell_blocks() -> Iterator[tuple[str, list[str]]]:
@@ -61,24 +64,22 @@ def test_the_commands_for_ones_own_history_run(tmp_path: Path) -> None:
 
 
 def test_the_labelling_recipe_runs(tmp_path: Path) -> None:
-    """Five commands against a teacher whose two passes differ here and there; again, it asks for nothing twice."""
+    """Five commands against the server as it is started there; again, it asks for nothing twice."""
     leaves = [" > ".join(leaf) for leaf in TINY_LEAVES]
-    said = {
-        f"thing number {number}": (leaves[number % 3], leaves[(number + (number % 5 == 0)) % 3])
-        for number in range(1600)
-    }
-    rows = [{"text": text, "label": first} for text, (first, _) in said.items()]
+    rows = [{"text": f"thing number {number}", "label": leaves[number % 3]} for number in range(1600)]
     pl.DataFrame(rows).write_csv(tmp_path / "history.csv")
     (recipe,) = (commands for comment, commands in shell_blocks() if comment.startswith(RECIPE))
+    ((server,),) = (commands for comment, commands in shell_blocks() if comment.startswith(SERVER))
     assert len(recipe) == 5
-    with TeacherServer(said) as teacher:
-        commands = [line.replace("http://127.0.0.1:8700/v1", teacher.base_url) for line in recipe]
+    with serving(server.replace("8700", "0"), tmp_path) as base_url:
+        commands = [line.replace("http://127.0.0.1:8700/v1", base_url) for line in recipe]
         printed = []
         for command in [*commands[:3], commands[2], *commands[3:]]:
             done = flywheel(tmp_path, *shlex.split(command)[1:], "--json")
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr[-3000:]}"
             printed.append(json.loads(done.stdout))
-        assert teacher.stats()["paid"] == 3000
+        with urllib.request.urlopen(base_url.removesuffix("/v1") + "/stats", timeout=30) as stats:
+            assert json.load(stats)["paid"] == 3000
     _, planned, labelled, again, exported, imported = printed
     assert (planned["items"], planned["calls"]) == (1500, 3000)
     assert (labelled["items"], labelled["calls"]) == (1500, 3000)
@@ -86,6 +87,20 @@ def test_the_labelling_recipe_runs(tmp_path: Path) -> None:
     assert again["calls"] == 0
     assert exported["rows"] == labelled["disagreed"] > 0
     assert (imported["rows"], imported["empty"]) == (exported["rows"], exported["rows"])
+
+
+@contextmanager
+def serving(command: str, folder: Path) -> Iterator[str]:
+    """The address of a simulated teacher that runs while the block does."""
+    arguments = [sys.executable, "-m", "deployments.cli", *shlex.split(command)[1:]]
+    with subprocess.Popen(arguments, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            said = process.stderr.readline()
+            assert said.startswith("teacher at http"), said
+            yield said.split()[2]
+        finally:
+            process.terminate()
 
 
 def test_every_command_is_named(tmp_path: Path) -> None:

@@ -54,26 +54,32 @@ def label_command(
 ) -> Outcome:
     """Label items with the teacher; a run that leaves items unlabelled exits with 3."""
     from flows.label import label
+    from tasks.labeling.remedies import remedy
 
     batches = _batches(batch, wait, cancel_batches)
     if dry_run:
         return _dry_run(project, limit, up_to)
     record = label(project, limit, gold, synthesize, batches, up_to)
     lines: dict[str, Any] = {
-        "asked about": f"{record.items:,}",
+        "asked about": f"{record.items:,}" + _chosen(record.chosen, project),
         "labelled": f"{record.labelled:,}",
         "disagreed": f"{record.disagreed:,} (await review"
         + (f"; of {record.partial:,} the upper levels are kept)" if record.partial else ")"),
         "invalid": f"{record.invalid:,}",
+        **_in_all(record),
         "failed": f"{record.failed:,}",
-        "agreement": _agreement(record),
+        **_agreement(record),
         "calls": f"{record.calls:,}"
         + (f" ({record.tie_breaks:,} to break ties)" if record.tie_breaks else ""),
+        **({"tokens": _tokens(**record.tokens)} if record.calls else {}),
         "cost": f"{record.cost_usd:.4f} USD",
         "review": record.review_file,
     }
     if record.rejected:
         lines["rejected rows"] = ", ".join(f"{reason}: {count}" for reason, count in record.rejected.items())
+    if record.gold_rejected:
+        counts = (f"{reason}: {count}" for reason, count in record.gold_rejected.items())
+        lines["gold rows left out"] = ", ".join(counts)
     if record.errors:
         lines["errors"] = ", ".join(f"{name}: {count}" for name, count in record.errors.items())
     if record.synthesis is not None:
@@ -81,9 +87,17 @@ def label_command(
     if record.batches is not None:
         lines["batches"] = "{submitted} submitted, {fetched} fetched, {open} open".format(**record.batches)
     text = shown(lines)
+    for name in record.errors:
+        if todo := remedy(name):
+            text += f"\n{name}: {todo}"
     incomplete = bool(record.unlabelled_left or record.failed or record.stopped or record.waiting)
     for problem in record.batches["problems"] if record.batches is not None else ():
         text += f"\n{problem}"
+    if record.batches is not None and record.batches["paid_twice"]:
+        text += (
+            f"\n{record.batches['paid_twice']:,} answers were paid for twice: they were asked online while they "
+            "waited in a batch; the first answer stands"
+        )
     if record.waiting:
         text += (
             f"\n{record.waiting:,} requests wait in batches; any later `flywheel label` fetches what has ended, "
@@ -91,22 +105,63 @@ def label_command(
         )
     if record.stopped:
         text += f"\nstopped: {record.stopped}; everything paid for is kept"
-    if record.unlabelled_left:
-        text += f"\n{record.unlabelled_left:,} items are left unlabelled; run it again to go on"
+    if due := record.unlabelled_left - record.no_answer:
+        text += f"\n{due:,} items are left unlabelled; run it again to go on"
+    if record.no_answer:
+        text += (
+            f"\n{record.no_answer:,} items have no valid answer and will not be asked about again under this prompt "
+            "and model: decide them in the review file (`flywheel review export`), or change the prompt"
+        )
     return Outcome(record.as_dict(), text, INCOMPLETE if incomplete else DONE)
 
 
-def _agreement(record: Labelled) -> str:
-    """How far the passes agree: overall, beyond chance, by level, and on which labels least."""
+def _agreement(record: Labelled) -> dict[str, str]:
+    """How far the passes agree: overall, beyond chance, by level, and on which labels least; a line each."""
     if record.agreement is None:
-        return "no item with two passes yet"
+        return {"agreement": "no item with two passes yet"}
     kappa = "" if record.kappa is None else f", Cohen's kappa {record.kappa:.3f}"
-    levels = record.agreement_by_level if len(record.agreement_by_level) > 1 else {}
-    least = sorted(record.agreement_by_label.items(), key=lambda row: (row[1], row[0]))[:LEAST_AGREED]
-    said = [f"{record.agreement:.1%}{kappa}"]
-    said += [", ".join(f"{level} {share:.1%}" for level, share in levels.items())] if levels else []
-    said += ["least: " + ", ".join(f"{label} {share:.0%}" for label, share in least if share < 1)]
-    return "; ".join(part for part in said if part != "least: ")
+    lines = {"agreement": f"{record.agreement:.1%}{kappa}"}
+    if len(record.agreement_by_level) > 1:
+        levels = (f"{level} {share:.1%}" for level, share in record.agreement_by_level.items())
+        lines["by level"] = ", ".join(levels)
+    if record.least_agreed:
+        least = record.least_agreed[:LEAST_AGREED]
+        lines["least on"] = "; ".join(f"{label} {share:.0%} of {items:,}" for label, share, items in least)
+    return lines
+
+
+def _chosen(counts: Mapping[str, int], project: str) -> str:
+    """Why these items, where there was a choice; and what would have made it a better one."""
+    from tasks.project import load_project
+
+    if not counts or set(counts) == {"all"}:
+        return ""
+    text = " (" + ", ".join(f"{why} {count:,}" for why, count in counts.items()) + ")"
+    if (
+        "random" in counts
+        and set(counts) <= {"owed", "random"}
+        and load_project(project).labeling.mix.random < 1
+    ):
+        text += "; `flywheel embed` first lets `labeling.mix` choose"
+    return text
+
+
+def _in_all(record: Labelled) -> dict[str, str]:
+    """What there is after this run, where earlier runs asked, too."""
+    counts = record.in_all
+    asked = sum(counts.values())
+    lines = {}
+    if asked > record.items:
+        lines["in all"] = "{labelled:,} labelled, {disagreed:,} disagreed, {invalid:,} invalid".format(
+            **counts
+        )
+    if record.written > record.items:
+        lines["labels written"] = f"{record.written:,} (answers of earlier runs among them)"
+    return lines
+
+
+def _tokens(prompt: int, cached: int, completion: int) -> str:
+    return f"{prompt:,} in ({cached:,} cached), {completion:,} out"
 
 
 def _dry_run(project: str, limit: int | None, up_to: int | None) -> Outcome:
@@ -114,9 +169,7 @@ def _dry_run(project: str, limit: int | None, up_to: int | None) -> Outcome:
     from tasks.labeling.steps import estimate_labelling, items_still_wanted, take_in_items
 
     with job(project, "label --dry-run", limit=limit, up_to=up_to) as (settings, run):
-        take_in_items(
-            settings, run.id
-        )  # the sources are read: what would be asked is what stands in them now
+        taken = take_in_items(settings, run.id)  # what would be asked is what stands in the sources now
         if up_to is not None:
             limit = min(limit or up_to, items_still_wanted(settings, up_to))
         record = estimate_labelling(settings, run.id, limit)
@@ -124,7 +177,7 @@ def _dry_run(project: str, limit: int | None, up_to: int | None) -> Outcome:
     lines: dict[str, Any] = {
         "items": f"{record.items:,}",
         "calls": f"{record.calls:,}",
-        "tokens": f"{record.prompt_tokens:,} in ({record.cached_tokens:,} cached), {record.completion_tokens:,} out",
+        "tokens": _tokens(record.prompt_tokens, record.cached_tokens, record.completion_tokens),
         "cost": f"about {record.cost_usd:,.4f} USD, at most {record.at_most_usd:,.4f}",
         "by --batch": f"about {record.batch_usd:,.4f} USD",
         "minutes": f"about {record.minutes:,.1f}",
@@ -132,10 +185,12 @@ def _dry_run(project: str, limit: int | None, up_to: int | None) -> Outcome:
     }
     for stage, line in (record.stages or {}).items():
         lines[stage] = f"{line['calls']:,.0f} calls, {line['cost_usd']:,.4f} USD"
+    if taken.rejected:
+        lines["rejected rows"] = ", ".join(f"{reason}: {count}" for reason, count in taken.rejected.items())
     text = shown(lines)
     if not record.fits:
         text += f"\nthe budget of {record.budget_usd:,.4f} USD ends before that; everything paid for would be kept"
-    return Outcome(record.as_dict() | {"fits": record.fits}, text)
+    return Outcome(record.as_dict() | {"fits": record.fits, "rejected": taken.rejected}, text)
 
 
 def _batches(batch: bool, wait: bool, cancel: bool) -> Literal["none", "wait", "submit", "cancel"]:

@@ -18,7 +18,8 @@ from aiohttp import web
 from deployments.teacher_sim.answers import AnswerBook
 from deployments.teacher_sim.batches import BatchDesk, Handle
 from deployments.teacher_sim.counts import Counts
-from deployments.teacher_sim.faults import GARBAGE, Fate, MinuteBucket, Storm, cast, written_duration
+from deployments.teacher_sim.embeddings import embeddings_of
+from deployments.teacher_sim.faults import GARBAGE, Cast, Fate, MinuteBucket, Storm, cast, written_duration
 from deployments.teacher_sim.replies import RefusedRequestError, Scribe
 from deployments.teacher_sim.settings import TeacherSettings
 
@@ -26,12 +27,13 @@ LARGEST_BODY_BYTES = 64 * 2**20
 
 
 def create_application(book: AnswerBook, settings: TeacherSettings, counts: Counts) -> web.Application:
-    """The application: chat completions, batches and their files, models, health and statistics."""
+    """The application: chat completions, embeddings, batches and their files, models, health and statistics."""
     teacher = _Teacher(book, settings, counts)
     application = web.Application(client_max_size=LARGEST_BODY_BYTES)
     application.add_routes(
         [
             web.post("/v1/chat/completions", teacher.chat_completions),
+            web.post("/v1/embeddings", teacher.embeddings),
             web.get("/v1/models", teacher.models),
             web.get("/healthz", teacher.health),
             web.get("/stats", teacher.stats),
@@ -57,16 +59,36 @@ class _Teacher:
         self._recorded = len(book)
 
     async def chat_completions(self, http: web.Request) -> web.Response:
+        return await self._counted(http, self._answered)
+
+    async def embeddings(self, http: web.Request) -> web.Response:
+        return await self._counted(http, self._embedded)
+
+    async def _counted(
+        self, http: web.Request, answer: Callable[[web.Request, bytes, int], Awaitable[web.Response]]
+    ) -> web.Response:
         with self._counts.request() as number:
             body = await http.read()
             try:
-                response = await self._answered(http, body, number)
+                response = await answer(http, body, number)
             except RefusedRequestError as refusal:
                 response = _error(refusal.status, refusal.code, refusal.message)
             self._counts.replied(response.status)
             return response
 
-    async def _answered(self, http: web.Request, body: bytes, number: int) -> web.Response:
+    async def _embedded(self, http: web.Request, body: bytes, number: int) -> web.Response:
+        fortune = await self._fortune(http, number)
+        if isinstance(fortune, web.Response):
+            return fortune
+        said = embeddings_of(_decoded(body))
+        if fortune.delay_seconds:
+            await asyncio.sleep(fortune.delay_seconds)
+        if fortune.fate is Fate.GARBLED:
+            return web.Response(text="<html>Bad gateway</html>", content_type="text/html")
+        return _json(200, said, self._limits())
+
+    async def _fortune(self, http: web.Request, number: int) -> Cast | web.Response:
+        """What becomes of a request that is served; or the response of one that is not."""
         self._authorise(http)
         settings = self._settings
         if self._storm.rages():
@@ -85,6 +107,13 @@ class _Teacher:
             return _error(429, "rate_limit_exceeded", "the simulated teacher is busy", limits | retry)
         if fortune.fate is Fate.FAILED:
             return _error(500, "server_error", "the simulated teacher failed by chance")
+        return fortune
+
+    async def _answered(self, http: web.Request, body: bytes, number: int) -> web.Response:
+        settings = self._settings
+        fortune = await self._fortune(http, number)
+        if isinstance(fortune, web.Response):
+            return fortune
         if settings.budget_calls is not None and self._counts.paid >= settings.budget_calls:
             raise RefusedRequestError(
                 402, "insufficient_quota", "the budget of the simulated teacher is used up"

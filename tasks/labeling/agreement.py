@@ -14,16 +14,32 @@ import polars as pl
 from tasks.labeling.shards import in_shards
 from tasks.taxonomy import truncate
 
+MIN_MENTIONS = 5  # labels said less often are not called the least agreed on
+
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far passes agree on the items that all of them labelled; shares from 0 to 1, None without items."""
+    """How far passes agree on the items that all of them labelled; shares from 0 to 1, None without items.
+
+    `mentions` are the items of which any pass said a label, which its share in `by_label` is of.
+    """
 
     items: int = 0
     share: float | None = None
     kappa: float | None = None
     by_label: Mapping[str, float] = field(default_factory=dict)
     by_level: Mapping[str, float] = field(default_factory=dict)
+    mentions: Mapping[str, int] = field(default_factory=dict)
+
+    def least(self, most: int, at_least: int = MIN_MENTIONS) -> list[tuple[str, float, int]]:
+        """The labels that passes agree on least: label, share, items of which any pass said it.
+
+        Those said of fewer than `at_least` items come in only where there are no others: chance makes them the worst.
+        """
+        doubted = [
+            (label, share, self.mentions[label]) for label, share in self.by_label.items() if share < 1
+        ]
+        return sorted(doubted, key=lambda row: (row[2] < at_least, row[1], -row[2], row[0]))[:most]
 
 
 def agreement(answers: pl.DataFrame, passes: int, levels: Sequence[str]) -> Agreement:
@@ -64,12 +80,11 @@ def agreement_of(counts: pl.DataFrame, levels: Sequence[str]) -> Agreement:
         by_level[level] = _share(at_level, names)
     kept = dict(counts.filter(_all_equal(names)).select(names[0], "items").iter_rows())
     said = counts.with_row_index().unpivot(names, index=["index", "items"]).unique(["index", "value"])
-    by_label = {
-        label: kept.get(label, 0) / count
-        for label, count in said.group_by("value").agg(pl.col("items").sum()).sort("value").iter_rows()
-    }
+    mentions = dict(said.group_by("value").agg(pl.col("items").sum()).sort("value").iter_rows())
+    by_label = {label: kept.get(label, 0) / count for label, count in mentions.items()}
     kappas = [_kappa(counts, first, second) for first, second in combinations(names, 2)]
-    return Agreement(items, _share(counts, names), sum(kappas) / len(kappas), by_label, by_level)
+    kappa = sum(kappas) / len(kappas)
+    return Agreement(items, _share(counts, names), kappa, by_label, by_level, mentions)
 
 
 def _counted(answers: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:

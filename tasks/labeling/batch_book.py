@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import polars as pl
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, exists, func, insert, select, update
 
 from tasks.labeling.asking import Asking
 from tasks.labeling.batch_files import InputFile, Line
@@ -99,6 +99,32 @@ def open_batches(store: Store) -> list[Batch]:
         select(*(columns[name] for name in names)).where(columns.closed_at.is_(None)).order_by(columns.id)
     )
     return [Batch(**row) for row in rows.iter_rows(named=True)]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """What open batches hold: how many there are, of how many items, and since when the oldest waits (None: none).
+
+    An item that waits in several passes counts once; one whose answer has been fetched already does not count.
+    """
+
+    batches: int = 0
+    requests: int = 0
+    items: int = 0
+    oldest_at: float | None = None  # seconds since 1970
+
+
+def what_waits(store: Store) -> Waiting:
+    """What waits at providers, or for its results to be fetched."""
+    waiting = open_batches(store)
+    if not waiting:
+        return Waiting()
+    items, calls = schema.batch_items.c, schema.calls.c
+    fetched = exists().where(calls.batch_id == items.batch_id, calls.batch_line == items.line)
+    of_open = items.batch_id.in_([batch.id for batch in waiting])
+    count = store.scalar(select(func.count(items.key.distinct())).where(of_open, ~fetched))
+    oldest = min(batch.created_at for batch in waiting)
+    return Waiting(len(waiting), sum(batch.requests for batch in waiting), int(count or 0), oldest)
 
 
 def in_batches(store: Store, how: Asking) -> pl.DataFrame:

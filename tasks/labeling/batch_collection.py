@@ -21,11 +21,12 @@ from tasks.labeling.batch_client import BatchClient
 from tasks.labeling.batch_files import Line, Result, custom_id, results
 from tasks.labeling.batch_results import Reading
 from tasks.labeling.dispatch import Asked
-from tasks.labeling.ledger import Entry, Ledger, Version
+from tasks.labeling.ledger import Entry, Ledger, Version, current_answers
 from tasks.store import Store
 
 DOWNLOADS = 3  # of a file in which lines cannot be read
 LINES_AT_ONCE = 256
+ANSWERED_BEFORE = "answered_before"  # of a call whose answers all came too late
 
 
 @dataclass
@@ -34,7 +35,8 @@ class Fetched:
 
     `pairs` are the items and passes that results came for, and `failed` those of them that are due again. `open`
     batches with `waiting` requests are left at the provider, `closed` ones are done with, `refused` ones among them
-    were not worked off at all. `ignored` result lines belong to no request.
+    were not worked off at all. `ignored` result lines belong to no request. `paid_twice` answers came to what had been
+    asked online meanwhile, because it could not wait: the first answer stands.
     """
 
     asked: Asked = field(default_factory=Asked)
@@ -45,6 +47,7 @@ class Fetched:
     open: int = 0
     waiting: int = 0
     ignored: int = 0
+    paid_twice: int = 0
     problems: list[str] = field(default_factory=list)
     too_many_tokens: int = 0  # most requests of a batch that did not fit into the provider's queue
 
@@ -68,7 +71,7 @@ class Fetched:
         self.asked.add(later.asked)
         self.failed = (self.failed - later.settled) | later.failed
         self.pairs |= later.pairs
-        for name in ("closed", "refused", "ignored"):
+        for name in ("closed", "refused", "ignored", "paid_twice"):
             setattr(self, name, getattr(self, name) + getattr(later, name))
         self.open, self.waiting = later.open, later.waiting
         self.problems += [problem for problem in later.problems if problem not in self.problems]
@@ -102,22 +105,29 @@ async def collect(
     ours = {custom_id(batch.token, number) for number in range(batch.requests)}
     reading = Reading(how, client.teacher, fetched.asked, fetched.failed, _unreadable_before(store))
     async with AsyncExitStack() as stack:
-        collecting = _Collecting(lines, ours, reading, fetched, _Writer(store, batch, how, stack))
+        writer = _Writer(store, batch, how, stack)
+        answered = _answered(store, [(line, writer.version(line)) for line in lines.values()])
+        collecting = _Collecting(lines, ours, reading, fetched, writer, answered)
         for file_id in files:
             await collecting.read(client, file_id)
-        await collecting.writer.write(reading.released())
+        await collecting.write(reading.released())
+    fetched.failed -= answered
     return len(lines)
 
 
 @dataclass
 class _Collecting:
-    """The state of one `collect`: `lines` are those that nothing was read about yet, by name."""
+    """The state of one `collect`: `lines` are those that nothing was read about yet, by name.
+
+    `answered` are the items and passes that have their answer already.
+    """
 
     lines: dict[str, Line]
     ours: set[str]
     reading: Reading
     fetched: Fetched
     writer: _Writer
+    answered: set[tuple[bytes, int]]
 
     async def read(self, client: BatchClient, file_id: str) -> None:
         """Take the lines that a result file is about out of `lines`, and write what it says about them."""
@@ -131,7 +141,7 @@ class _Collecting:
                     broken += sum(result is None for result in chunk)
                     known = [result for result in chunk if result is not None]
                     ignored += sum(result.custom_id not in self.ours for result in known)
-                    await self._write(known)
+                    await self._read(known)
             if not broken:
                 break
         # A line that cannot be read, however often it is downloaded, names nobody: whose it was is asked again.
@@ -139,7 +149,7 @@ class _Collecting:
             self.fetched.asked.errors["batch_line_unreadable"] += broken
         self.fetched.ignored += ignored
 
-    async def _write(self, found: list[Result]) -> None:
+    async def _read(self, found: list[Result]) -> None:
         entries = []
         for result in found:
             line = self.lines.pop(result.custom_id, None)  # what stands there twice counts once
@@ -150,7 +160,36 @@ class _Collecting:
             entry = self.reading.entry(line, result)
             if entry is not None:
                 entries.append((line, entry))
-        await self.writer.write(entries)
+        await self.write(entries)
+
+    async def write(self, entries: Sequence[tuple[Line, Entry]]) -> None:
+        """Write entries into the ledger; what is answered already keeps its answer, whatever came later."""
+        await self.writer.write([(line, self._first_stands(entry)) for line, entry in entries])
+
+    def _first_stands(self, entry: Entry) -> Entry:
+        said = [*entry.answers, *entry.first_stage]
+        late = [answer for answer in said if answer[:2] in self.answered]
+        if not late:
+            return entry
+        self.fetched.paid_twice += len(late) if entry.reply is not None else 0
+        return replace(
+            entry,
+            error_class=ANSWERED_BEFORE if len(late) == len(said) else entry.error_class,
+            answers=[answer for answer in entry.answers if answer[:2] not in self.answered],
+            first_stage=[answer for answer in entry.first_stage if answer[:2] not in self.answered],
+        )
+
+
+def _answered(store: Store, lines: Sequence[tuple[Line, Version]]) -> set[tuple[bytes, int]]:
+    """The items and passes of lines that have a final answer under the version that theirs would be kept under."""
+    keys: dict[Version, set[bytes]] = {}
+    for line, version in lines:
+        keys.setdefault(version, set()).update(item.key for item in line.request.items)
+    found: set[tuple[bytes, int]] = set()
+    for version, wanted in keys.items():
+        frame = pl.DataFrame({"key": list(wanted)}, schema={"key": pl.Binary})
+        found.update(current_answers(store, version, frame, ("key", "pass")).iter_rows())
+    return found
 
 
 def _unreadable_before(store: Store) -> Callable[[Line], int]:
@@ -177,14 +216,14 @@ class _Writer:
         """Returns when all of them are committed."""
         batch, writing = self._batch, []
         for line, entry in entries:
-            version = self._version(line)
+            version = self.version(line)
             if version not in self._ledgers:
                 ledger = Ledger(self._store, version, batch.stage, batch.run_id, sleep=self._how.sleep)
                 self._ledgers[version] = await self._stack.enter_async_context(ledger)
             writing.append(self._ledgers[version].write(replace(entry, batch_line=(batch.id, line.number))))
         await asyncio.gather(*writing)
 
-    def _version(self, line: Line) -> Version:
+    def version(self, line: Line) -> Version:
         """What final answers are kept under, also those that the first of two stages gave."""
         prompt = self._how.prompt
         if prompt.version_of(line.request) != line.version.prompt_version:

@@ -165,6 +165,7 @@ def _with_batches(labelled: Labelled, left: Sequence[Batch], total: Fetched, sub
         "refused": total.refused,
         "open": len(left),
         "ignored_lines": total.ignored,
+        "paid_twice": total.paid_twice,
         "problems": total.problems,
     }
     return replace(labelled, waiting=sum(batch.requests for batch in left), batches=said)

@@ -18,10 +18,10 @@ from tasks.labeling.dispatch import UNREADABLE_ATTEMPTS, Asked
 from tasks.labeling.first_failures import SAME_FAILURES, FirstFailures
 from tasks.labeling.ledger import Entry
 from tasks.labeling.outcomes import Outcome, outcome_of
+from tasks.labeling.remedies import LOOK, remedy
 from tasks.labeling.replies import Answer
 from tasks.labeling.teacher import OpenAITeacher, Reply
 
-REMEDY = "Look at the calls table; check teacher.model, teacher.base_url and the taxonomy."
 MOST_CODE = 60  # characters of an error class
 
 
@@ -79,7 +79,8 @@ class Reading:
             self._give_up(line)
         error = held[0][1]
         detail = f"all {len(held)} requests of a batch failed this way: {error.detail}"
-        self.asked.stopped, self.asked.fatal = "fatal", FatalTeacherError(error.error_class, detail, REMEDY)
+        todo = remedy(error.error_class) or LOOK
+        self.asked.stopped, self.asked.fatal = "fatal", FatalTeacherError(error.error_class, detail, todo)
         return []
 
     def _reply(self, result: Result) -> Reply:
@@ -169,4 +170,12 @@ def _entry(
     reply: Reply | None,
     cost_usd: float = 0.0,
 ) -> Entry:
-    return Entry(status, attempts, error_class, reply, cost_usd, pass_number=line.request.pass_number)
+    return Entry(
+        status,
+        attempts,
+        error_class,
+        reply,
+        cost_usd,
+        pass_number=line.request.pass_number,
+        items=len(line.request.items),
+    )

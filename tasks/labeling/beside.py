@@ -61,7 +61,7 @@ def bringing(
     store: Store,
     taxonomy: Taxonomy,
     encoder: EncoderSettings,
-    root: Path,
+    root: Path | str,
     gold: pl.DataFrame,
     shortlist: int | None,
     examples: int,
@@ -73,7 +73,7 @@ def bringing(
         store: the open database.
         taxonomy: the labels; with as many candidates as labels, no item gets any.
         encoder: of the project.
-        root: the project's folder, in which the embedding cache lies.
+        root: where the embedding cache lies.
         gold: key, text; neither an example nor a labelled item.
         shortlist: candidates an item.
         examples: examples an item.
@@ -86,8 +86,7 @@ def bringing(
 
     def bring(due: pl.DataFrame) -> Callable[[Request], Request]:
         stored = _texts(store)
-        labels = effective_labels(store).filter(pl.col("source") != SYNTHETIC)
-        labels = labels.join(gold.select("key"), on="key", how="anti", maintain_order="left")
+        labels = _labels_of_items(store, gold)
         items = (
             due.select("key", "text") if "text" in due.columns else due.select("key").join(stored, on="key")
         )
@@ -146,8 +145,34 @@ def _decided(
 ) -> Decided:
     if not examples:
         return Decided((), (), np.zeros((0, 0), np.float32))
+    shown = _shown(store, taxonomy, labels, stored, gold, audit_window_days)
+    return Decided(shown["text"].to_list(), shown["label"].to_list(), vectors(shown))
+
+
+def examples_there_are(
+    store: Store, taxonomy: Taxonomy, gold: pl.DataFrame, audit_window_days: float
+) -> list[tuple[str, str]]:
+    """The decided items (text, label) out of which `bringing` would choose examples now; nothing is encoded."""
+    labels, stored = _labels_of_items(store, gold), _texts(store)
+    return list(
+        _shown(store, taxonomy, labels, stored, gold, audit_window_days).select("text", "label").iter_rows()
+    )
+
+
+def _labels_of_items(store: Store, gold: pl.DataFrame) -> pl.DataFrame:
+    labels = effective_labels(store).filter(pl.col("source") != SYNTHETIC)
+    return labels.join(gold.select("key"), on="key", how="anti", maintain_order="left")
+
+
+def _shown(
+    store: Store,
+    taxonomy: Taxonomy,
+    labels: pl.DataFrame,
+    stored: pl.DataFrame,
+    gold: pl.DataFrame,
+    audit_window_days: float,
+) -> pl.DataFrame:
     columns = schema.traffic.c
     escalated = store.read(select(columns.key).where(columns.tier == "teacher").distinct())
     watched = audits(store, audit_window_days).select("key")
-    shown = may_be_shown(labels, stored, escalated, gold.select("key", "text"), watched, taxonomy.leaves)
-    return Decided(shown["text"].to_list(), shown["label"].to_list(), vectors(shown))
+    return may_be_shown(labels, stored, escalated, gold.select("key", "text"), watched, taxonomy.leaves)

@@ -14,6 +14,7 @@ from tasks.taxonomy import split, truncate
 STATE_SCHEMA = {"key": pl.Binary, "state": pl.String, "label": pl.String}
 LABELLED = ("consensus", "single")
 DIFFERING = ("partial", "disagreed")
+COMPLETE = ("consensus", "partial", "disagreed")  # sources of labels that all passes took part in
 
 
 def item_states(answers: pl.DataFrame, passes: int, tie_break: bool = False) -> pl.DataFrame:
@@ -121,8 +122,12 @@ def new_label_rows(states: pl.DataFrame, raw: pl.DataFrame) -> list[tuple[bytes,
     return list(changed_labels(states, raw).iter_rows())
 
 
-def changed_labels(states: pl.DataFrame, raw: pl.DataFrame) -> pl.DataFrame:
-    """The same rows as a frame."""
+def changed_labels(states: pl.DataFrame, raw: pl.DataFrame, passes: int = 1) -> pl.DataFrame:
+    """The same rows as a frame, of states in `passes` passes.
+
+    One answer of several is no reason to withdraw what all passes of another prompt came to: such an item keeps what
+    it has until the other passes are in.
+    """
     newest = (
         raw.filter(pl.col("source").is_in(LLM_SOURCES))
         .sort("id")
@@ -141,5 +146,8 @@ def changed_labels(states: pl.DataFrame, raw: pl.DataFrame) -> pl.DataFrame:
     changed = wanted.with_columns(source).filter(
         pl.col("label").ne_missing(pl.col("had")) | pl.col("source").ne_missing(pl.col("had_source"))
     )
+    if passes > 1:
+        half_done = (pl.col("state") == "single") & pl.col("had_source").is_in(COMPLETE)
+        changed = changed.filter(~half_done.fill_null(False))
     needed = changed.filter((pl.col("state") != "invalid") | pl.col("had").is_not_null())
     return needed.select("key", "label", "source")

@@ -1,12 +1,12 @@
 """Labelled items whose label the student confidently contradicts, as cleaning and the last retrain left it.
 
 Both judged each item by a student that never saw its label. Reads their derived files only and trains nothing;
-where there are none, nothing is contradicted.
+where there are none, nothing is contradicted. What has been decided since is sorted out by the labels of today.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -19,7 +19,7 @@ def confident_contradictions(root: Path) -> pl.DataFrame:
 
     The newest cleaning names the labels it overwrote and, where it keeps them, its suspects; the newest retrain
     the items that its student would have answered at its own thresholds, and otherwise than labelled. What
-    has been decided since is for the caller to leave out.
+    has been decided since is left out by `still_contradicted`.
 
     A file that cannot be read (a killed retrain may leave half of one) says nothing: the next one is written anew.
 
@@ -29,6 +29,22 @@ def confident_contradictions(root: Path) -> pl.DataFrame:
     found = pl.concat([pl.DataFrame(schema=CONTRADICTION_SCHEMA), *_held_out(root), *_cleaned(root)])
     return found.sort("student_confidence", descending=True, nulls_last=True, maintain_order=True).unique(
         "key", keep="first", maintain_order=True
+    )
+
+
+def still_contradicted(doubted: pl.DataFrame, labels: pl.DataFrame, leaves: Sequence[str]) -> pl.DataFrame:
+    """Those of the contradictions that hold against the labels of today, in their order.
+
+    Args:
+        doubted: as `confident_contradictions` gives them.
+        labels: key, label of the items that count; an item without one is not contradicted.
+        leaves: a label that is none of them contradicts nothing.
+    """
+    return (
+        doubted.filter(pl.col("student_label").is_in(list(leaves)))
+        .join(labels.select("key", "label"), on="key", maintain_order="left")
+        .filter(pl.col("label") != pl.col("student_label"))
+        .select(list(CONTRADICTION_SCHEMA))
     )
 
 

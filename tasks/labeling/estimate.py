@@ -20,10 +20,8 @@ from tasks.labeling.requests import Request
 from tasks.records import Record
 from tasks.store import Store, schema
 
-CHARACTERS_A_TOKEN = 4.0  # of English; other scripts need more tokens, hence the bound by bytes beside it
-BYTES_A_TOKEN = 3.5
-ANSWER_TOKENS = 18  # a label with its confidence as JSON ...
-REASON_TOKENS = 22  # ... and one short sentence
+BYTES_A_TOKEN = 4.0  # of English; other scripts have more bytes a character, and more tokens
+REASON_CHARACTERS = 70  # one short sentence
 CACHED_FROM_TOKENS = (
     1_024  # providers cache prompts from here on (platform.openai.com/docs/guides/prompt-caching)
 )
@@ -34,12 +32,18 @@ NEWEST_CALLS = 2_000
 
 @dataclass(frozen=True)
 class Leg:
-    """One kind of request of a run, all of one pass: a sample, and how many items there are to ask."""
+    """One kind of request of a run, all of one pass: a sample, and how many items there are to ask.
+
+    `calls_an_item` is known where leftovers of many groups count; None takes it from the sample. `unknown` says what
+    the sample cannot show.
+    """
 
     stage: str
     how: Asking
     sample: Sequence[Request]
     items: int
+    calls_an_item: float | None = None
+    unknown: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def estimate(store: Store, legs: Sequence[Leg], items: int, budget_usd: float | 
         bases[
             f"{leg.stage}: {found.calls:,} calls of this prompt and model"
             if found
-            else f"{leg.stage}: no such call yet, so {CHARACTERS_A_TOKEN:g} characters a token are assumed"
+            else f"{leg.stage}: no such call yet, so {BYTES_A_TOKEN:g} bytes a token are assumed{leg.unknown}"
         ] = None
         line = _line(leg, found or guessed(leg))
         before = stages.setdefault(leg.stage, dict.fromkeys(line, 0.0))
@@ -136,7 +140,7 @@ def measured(store: Store, leg: Leg) -> Measured | None:
         )
         .join_from(schema.calls, schema.call_answers, calls.id == pairs.call_id)
         .join(schema.answers, answers.id == pairs.answer_id)
-        .where(answers.prompt_version.in_({leg.how.prompt.version_of(first), *_final(leg)}))
+        .where(answers.prompt_version.in_(_versions(leg.how, first)))
         .where(answers.model == version.model, calls.prompt_tokens > 0)
         .group_by(calls.id)
         .order_by(calls.id.desc())
@@ -156,25 +160,29 @@ def measured(store: Store, leg: Leg) -> Measured | None:
     )
 
 
-def _final(leg: Leg) -> set[str]:
-    """With a shortlist most answers are final, and kept under the prompt's own version."""
-    return {leg.how.prompt.version} if leg.how.prompt.shortlist else set()
+def _versions(how: Asking, request: Request) -> set[str]:
+    """What such requests' answers are kept under; final ones, as most are with a shortlist, under the prompt's own."""
+    if request.branch is not None:
+        return {how.prompt.version}
+    return {how.prompt.version_of(request)} | ({how.prompt.version} if how.prompt.shortlist else set())
 
 
 def guessed(leg: Leg) -> Measured:
     """The same from the text of the sampled requests; the static part counts as cached after the first call."""
     prompt, asked = leg.how.prompt, leg.sample
-    tokens, static = [], []
+    tokens, static, answers = [], [], []
     for request in asked:
         messages = prompt.messages(request)
-        form = prompt.response_format(request)
         sizes = [tokens_in(message["content"], prompt.image_side) for message in messages]
-        tokens.append(sum(sizes) + (tokens_in(json.dumps(form)) if form else 0))
+        if form := prompt.response_format(request):
+            # It is counted, and cached, as a prefix of the system message (same page as above).
+            sizes[0] += tokens_in(json.dumps(form["json_schema"]["schema"], ensure_ascii=False))
+        tokens.append(sum(sizes))
         static.append(sizes[0])
-    items = fmean(len(request.items) for request in asked)
-    answer = ANSWER_TOKENS + REASON_TOKENS * prompt.reasons
+        answers.append(tokens_in(prompt.typical_reply(request, REASON_CHARACTERS)))
+    each = leg.calls_an_item or 1 / fmean(len(request.items) for request in asked)
     cached = fmean(static) if fmean(static) >= CACHED_FROM_TOKENS else 0.0
-    return Measured(0, 1 / items, fmean(tokens), cached, answer * items, ASSUMED_SECONDS)
+    return Measured(0, each, fmean(tokens), cached, fmean(answers), ASSUMED_SECONDS)
 
 
 def tokens_in(content: str | Sequence[Mapping[str, object]], image_side: int = 0) -> float:
@@ -186,7 +194,7 @@ def tokens_in(content: str | Sequence[Mapping[str, object]], image_side: int = 0
             else tokens_in(str(part.get("text", "")))
             for part in content
         )
-    return max(len(content) / CHARACTERS_A_TOKEN, len(content.encode()) / BYTES_A_TOKEN / 1.1)
+    return len(content.encode()) / BYTES_A_TOKEN
 
 
 def _line_names() -> Iterator[str]:

@@ -5,6 +5,7 @@ Knows no items and no messages; labels only as the names that may be written.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,6 +52,18 @@ def words(reasons: bool, several: bool) -> str:
         "Answer with this JSON only, an entry for each item by its number: "
         f'{{"answers": [{{"item": 1, {entry}, ...]}}, {meaning}. Judge every item by itself.'
     )
+
+
+def typical(names: Sequence[str], items: int | None, reason_characters: int) -> str:
+    """A reply as long as one may be expected: about one item, or so many, with a reason where it has characters."""
+    name = sorted(names, key=len)[len(names) // 2]
+    answer: dict[str, Any] = {"label": name, "confidence": 0.95}
+    if reason_characters:
+        answer["reason"] = "." * reason_characters
+    if items is None:
+        return json.dumps(answer, ensure_ascii=False)
+    answers = [{"item": number, **answer} for number in range(1, items + 1)]
+    return json.dumps({"answers": answers}, ensure_ascii=False)
 
 
 def _entry(names: Sequence[str] | None, reasons: bool, numbered: bool) -> dict[str, Any]:

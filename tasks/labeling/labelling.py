@@ -24,6 +24,7 @@ from tasks.records import Labelled
 from tasks.store import Store, schema
 
 LOOKED_AT = 32
+LEAST_AGREED = 5
 
 DECIDED = ("human", "adjudicated", "imported")
 
@@ -42,6 +43,7 @@ def label_items(
     send: Send | None = None,
     fetched: Fetched | None = None,
     only: pl.DataFrame | None = None,
+    so_far: bool = False,
 ) -> Labelled:
     """Ask what is not yet answered, and append the labels that the answers amount to.
 
@@ -59,6 +61,7 @@ def label_items(
         send: who sends the requests; None asks online and waits for every reply.
         fetched: what came through batches in this run before, counted with it.
         only: a column `key` to keep to; None is all.
+        so_far: whether the run is also about everything that earlier runs asked, so that what is left of it counts.
 
     Returns:
         Counts over the items that this run reached. `unlabelled_left` counts the items it was about (all that
@@ -112,6 +115,7 @@ def label_items(
             failed,
             gold_keys,
             run_id,
+            excluded if so_far else None,
         )
     if fetched is not None:
         asked.add(fetched.totals)
@@ -159,10 +163,18 @@ def _labelled(done: Resolved, asked: Asked) -> Labelled:
         calls=asked.calls,
         cost_usd=asked.cost_usd,
         unlabelled_left=done.left,
+        no_answer=done.no_answer,
+        written=done.written,
+        in_all={
+            "labelled": sum(done.in_all[state] for state in LABELLED),
+            "disagreed": sum(done.in_all[state] for state in DIFFERING),
+            "invalid": done.in_all["invalid"],
+        },
         agreement=found.share,
         kappa=found.kappa,
         agreement_by_level=dict(found.by_level),
         agreement_by_label=dict(found.by_label),
+        least_agreed=found.least(LEAST_AGREED),
         stopped=asked.stopped,
         errors=dict(asked.errors),
         tokens=asked.tokens,

@@ -20,7 +20,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.errors import StoreError
 from tasks.labeling.group_commits import GroupCommits
-from tasks.labeling.replies import MAX_CHARACTERS, Answer, clean
+from tasks.labeling.key_ranges import Range, of_part
+from tasks.labeling.replies import Answer, clean, most_characters
 from tasks.labeling.shards import in_shards
 from tasks.labeling.teacher import Reply
 from tasks.store import Store, schema
@@ -38,9 +39,6 @@ ANSWER_SCHEMA = {
     "reason": pl.String,
     "error_class": pl.String,
 }
-
-
-Range = tuple[bytes, bytes | None]  # of keys: from the first on, below the second if there is one
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,8 @@ class Entry:
     """One row for `calls` and the answers that it gave (none when it will be asked again).
 
     `batch_line` names the batch and the line in it that the reply came through. `pass_number` tells the model that
-    was asked. `first_stage` are answers that are not final, kept under `first_stage_version`.
+    was asked. `first_stage` are answers that are not final, kept under `first_stage_version`. `items` is how many the
+    request was about.
     """
 
     status: str  # ok | invalid | failed
@@ -85,6 +84,7 @@ class Entry:
     first_stage: Sequence[tuple[bytes, int, Answer]] = ()
     first_stage_version: str = ""
     batch_line: tuple[int, int] | None = None
+    items: int = 1
 
 
 class Ledger:
@@ -160,7 +160,7 @@ class Ledger:
             "status": entry.status,
             "attempts": entry.attempts,
             "error_class": entry.error_class,
-            "reply": (clean(reply.text, MAX_CHARACTERS) or "") if reply else None,
+            "reply": kept_text(reply.text, entry.items) if reply else None,
             "prompt_tokens": reply.prompt_tokens if reply else 0,
             "cached_tokens": reply.cached_tokens if reply else 0,
             "completion_tokens": reply.completion_tokens if reply else 0,
@@ -194,6 +194,14 @@ class Ledger:
             "attempts": attempts,
             "at": at,
         }
+
+
+def kept_text(text: str, items: int) -> str:
+    """What is kept of a reply: all of one that can be read; a longer one ends with how long it was."""
+    most = most_characters(items)
+    said = text if len(text) <= most else text.strip()
+    kept = clean(said, most) or ""
+    return kept if len(said) <= most else f"{kept}\n[cut: {len(said):,} characters came]"
 
 
 def _insert_all(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> list[int]:
@@ -250,18 +258,6 @@ def current_answers(
     if part is not None:
         query = of_part(query, table.key, part)
     return _newest(read_of(store, query.order_by(table.id), table.key, keys))
-
-
-def of_part(query: Select[Any], column: ColumnElement[Any], part: Range) -> Select[Any]:
-    """The rows of a query whose key is in a range."""
-    query = query.where(column >= part[0])
-    return query if part[1] is None else query.where(column < part[1])
-
-
-def within(rows: pl.DataFrame, part: Range) -> pl.DataFrame:
-    """The rows of a frame whose `key` is in a range."""
-    rows = rows.filter(pl.col("key") >= pl.lit(part[0]))
-    return rows if part[1] is None else rows.filter(pl.col("key") < pl.lit(part[1]))
 
 
 def _newest(answers: pl.DataFrame) -> pl.DataFrame:

@@ -11,6 +11,7 @@ import polars as pl
 from sqlalchemy import select
 
 from tasks.labeling.asking import Asking
+from tasks.labeling.batch_book import in_batches
 from tasks.labeling.consensus import item_states, new_label_rows
 from tasks.labeling.dispatch import Progress
 from tasks.labeling.ledger import current_answers, missing, read_of
@@ -21,6 +22,8 @@ from tasks.labeling.sending import VOTES, ask
 from tasks.labeling.sessions import Session
 from tasks.store import Store, schema
 from tasks.store.labels import append_labels
+
+IN_BATCH = "in_batch"
 
 REPLY_SCHEMA = {
     "key": pl.Binary,
@@ -43,8 +46,13 @@ def ask_once(
     seed: int = 0,
     progress: Progress | None = None,
     session: Session | None = None,
+    can_wait: bool = False,
 ) -> pl.DataFrame:
     """The first pass for items in hand: what the ledger knows is taken from there, the rest is asked.
+
+    An item that waits for the same answer in an open batch is asked online all the same where somebody wants it now,
+    and then paid for twice: the answer that was here first stands, and whoever fetches the batch counts the other
+    one (`paid_twice`). Who can wait (a measurement on gold) has it from the batch at a later run.
 
     Args:
         store: the open database; the items need not be in it.
@@ -58,10 +66,12 @@ def ask_once(
         seed: of the back-off.
         progress: called with answers done, answers in all, and the cost so far.
         session: connections to use again; None connects for this alone.
+        can_wait: whether items that wait in an open batch are left to it.
 
     Returns:
         One row a distinct key, in order: key, label, confidence, error_class, cost_usd (of this call). Without
-        a label, error_class says why; `teacher_down`, `budget` and fatal classes mean that it was not asked.
+        a label, error_class says why; `teacher_down`, `budget`, `in_batch` and fatal classes mean that it was not
+        asked.
 
     Raises:
         StoreError: the ledger cannot be written.
@@ -71,6 +81,10 @@ def ask_once(
     due = missing(items, current_answers(store, how.version, items), 1)
     why_not = "not_asked"
     failures: dict[bytes, tuple[str | None, float]] = {}
+    if can_wait:
+        waiting = due.join(in_batches(store, how), on=["key", "pass"], how="semi")
+        due = due.join(waiting, on=["key", "pass"], how="anti", maintain_order="left")
+        failures = dict.fromkeys(waiting["key"].to_list(), (IN_BATCH, 0.0))
     if due.height:
 
         def remember(item: Item, answer: Answer, cost_usd: float) -> None:

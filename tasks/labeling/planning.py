@@ -5,9 +5,12 @@ Chooses as the run itself does, but for the order, which costs nothing; sends no
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import cycle, islice
+from itertools import islice
+from random import Random
 
 import polars as pl
 
@@ -17,12 +20,18 @@ from tasks.labeling.batch_book import in_batches
 from tasks.labeling.estimate import Leg
 from tasks.labeling.grouping import Grouping
 from tasks.labeling.ledger import current_answers
+from tasks.labeling.prompts import WHOLE
 from tasks.labeling.requests import Request
 from tasks.labeling.selection import choose, item_keys, stored_requests
+from tasks.labeling.shortlist import listed_labels
 from tasks.store import Store
+from tasks.taxonomy import truncate
 
 SAMPLED_REQUESTS = 16
 ASSUMED_DIFFERING = 0.15  # share of items on which passes differ, while none has been seen
+ASSUMED_ELSEWHERE = (
+    0.02  # share of items whose label is not on their shortlist; notebooks/LOG.md has 1 % to 12 %
+)
 
 
 def legs_of(
@@ -32,8 +41,11 @@ def legs_of(
     excluded: pl.DataFrame,
     limit: int | None = None,
     seed: int = 0,
+    decided: Sequence[tuple[str, str]] = (),
 ) -> tuple[list[Leg], int]:
     """The legs of the run that `label_items` would make now, and how many items it would ask about.
+
+    Candidates and examples are no item's own, which would take an encoder: as many stand in for them.
 
     Args:
         store: the open database.
@@ -42,6 +54,7 @@ def legs_of(
         excluded: a column `key`; never asked about.
         limit: at most so many items.
         seed: of the sample.
+        decided: the items (text, label) that may be shown as examples.
     """
     how = replace(how, passes=passes)
     answers = current_answers(store, how.version, columns=("key", "pass", "label"))
@@ -50,10 +63,7 @@ def legs_of(
     legs = []
     for number in range(1, passes + 1):
         due = chosen.due.filter(pl.col("pass") == number)
-        sample = _sample(store, how, due, seed)
-        legs.append(Leg("label", how, sample, due.height))
-        if how.stages == 2:
-            legs.append(Leg("label", how, _second_stage(how, sample), due.height))
+        legs += _legs("label", how, _sample(store, how, due, seed, decided), due.height, seed, decided)
     if how.breaks_ties:
         share = agreement(answers, passes, how.prompt.taxonomy.levels).share
         differing = ASSUMED_DIFFERING if share is None else 1 - share
@@ -61,26 +71,79 @@ def legs_of(
             pl.lit(passes + 1, pl.Int64).alias("pass")
         )
         breaker = how.tie_breaker or how
-        sample = _sample(store, breaker, last, seed)
-        legs.append(Leg("tie_break", breaker, sample, round(differing * last.height)))
+        sample = _sample(store, breaker, last, seed, decided)
+        legs += _legs("tie_break", breaker, sample, round(differing * last.height), seed, decided)
     return legs, chosen.items
 
 
-def _sample(store: Store, how: Asking, due: pl.DataFrame, seed: int) -> Sequence[Request]:
+def _legs(
+    stage: str,
+    how: Asking,
+    sample: Sequence[Request],
+    items: int,
+    seed: int,
+    decided: Sequence[tuple[str, str]],
+) -> list[Leg]:
+    """The requests about so many items in one pass, in one stage or two."""
+    prompt = how.prompt
+    unknown = (
+        "; no decided item is there yet to be shown as an example" if prompt.examples and not decided else ""
+    )
+    first = Leg(stage, how, sample, items, unknown=unknown)
+    if sample and sample[0].items[0].candidates:
+        # Whose label is not on its shortlist is asked about once more, with all labels.
+        again = [replace(request, branch=WHOLE) for request in sample]
+        elsewhere = Leg(
+            stage,
+            how,
+            again,
+            round(ASSUMED_ELSEWHERE * items),
+            unknown=f"; {ASSUMED_ELSEWHERE:.0%} not on shortlists",
+        )
+        return [first, elsewhere]
+    if how.stages == 1 or len(prompt.taxonomy.levels) == 1:
+        return [first]
+    # Nobody knows yet how items spread over the branches: evenly over the leaves is assumed.
+    leaves = prompt.taxonomy.leaves
+    below = Counter(branch for leaf in leaves if (branch := truncate(leaf, 1)) != leaf)
+    of_branch = {branch: items * count / len(leaves) for branch, count in below.items()}
+    calls = {branch: math.ceil(count / how.items_per_call) for branch, count in of_branch.items()}
+    second = round(sum(of_branch.values()))
+    pool = [item for request in sample for item in request.items]
+    if not second or not pool:
+        return [first]
+    number, rng = sample[0].pass_number, Random(seed)
+    requests = []
+    for branch in rng.choices(list(calls), list(calls.values()), k=SAMPLED_REQUESTS):
+        size = min(len(pool), max(1, round(of_branch[branch] / calls[branch])))
+        requests.append(Request(tuple(rng.sample(pool, size)), number, branch))
+    return [first, Leg(stage, how, requests, second, sum(calls.values()) / second, unknown)]
+
+
+def _sample(
+    store: Store, how: Asking, due: pl.DataFrame, seed: int, decided: Sequence[tuple[str, str]]
+) -> Sequence[Request]:
     wanted = min(due.height, SAMPLED_REQUESTS * how.items_per_call)
     singles = stored_requests(store, due.sample(wanted, seed=seed), how.prompt.modality)
-    supply = Grouping(_with_candidates(how, singles), how.items_per_call, seed)
+    supply = Grouping(_with_stand_ins(how, singles, seed, decided), how.items_per_call, seed)
     return list(islice(iter(supply.take, None), SAMPLED_REQUESTS))
 
 
-def _with_candidates(how: Asking, singles: Iterator[Request]) -> Iterator[Request]:
-    """Whatever candidates an item gets, there are so many of them."""
-    offered = how.prompt.taxonomy.leaves[: how.prompt.shortlist] if how.prompt.shortlist else ()
+def _with_stand_ins(
+    how: Asking, singles: Iterator[Request], seed: int, decided: Sequence[tuple[str, str]]
+) -> Iterator[Request]:
+    """Whatever candidates and examples an item gets, there are so many of them, of such lengths."""
+    prompt, rng = how.prompt, Random(seed)
+    labels = listed_labels(prompt.taxonomy)
+    offered = prompt.shortlist if prompt.shortlist and prompt.shortlist < len(labels) else 0
+    shown = min(prompt.examples, len(decided))
     for single in singles:
-        yield replace(single, items=tuple(replace(item, candidates=offered) for item in single.items))
-
-
-def _second_stage(how: Asking, sample: Sequence[Request]) -> Sequence[Request]:
-    leaves = how.prompt.taxonomy.leaf_index
-    branches = [label for label in how.prompt.taxonomy.nodes[0] if label not in leaves]
-    return [replace(request, branch=branch) for request, branch in zip(sample, cycle(branches), strict=False)]
+        items = (
+            replace(
+                item,
+                candidates=tuple(rng.sample(labels, offered)),
+                examples=tuple(rng.sample(decided, shown)),
+            )
+            for item in single.items
+        )
+        yield replace(single, items=tuple(items))

@@ -137,6 +137,11 @@ class Prompt:
         )
         return self.max_output_tokens + (len(request.items) - 1) * min(self.max_output_tokens, entry)
 
+    def typical_reply(self, request: Request, reason_characters: int) -> str:
+        """A reply as long as one may be expected: a name of middling length, and a reason of so many characters."""
+        items = len(request.items) if self._is_array(request) else None
+        return forms.typical(self._offer(request).names, items, reason_characters if self.reasons else 0)
+
     def parse(self, request: Request, text: str | None, finished: bool) -> tuple[Answer, ...]:
         """What a reply says about each item of the request, in their order; needs no contents of items.
 

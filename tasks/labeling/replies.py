@@ -50,6 +50,11 @@ class _Twice(list[Any]):
     """The values of a field that was written more than once."""
 
 
+def most_characters(items: int) -> int:
+    """So long may a reply about so many items be to be read at all."""
+    return MAX_CHARACTERS + CHARACTERS_AN_ITEM * items
+
+
 def parse_reply(text: str | None, labels: Labels, finished: bool = True) -> Answer:
     """The answer in a reply about one item.
 
@@ -91,7 +96,7 @@ def parse_replies(text: str | None, labels: Labels, items: int, finished: bool =
     Returns:
         For each item a label, or an error class of `parse_reply`, or missing, repeated (answered twice), misnumbered.
     """
-    stripped, error_class = _bare(text, finished, MAX_CHARACTERS + CHARACTERS_AN_ITEM * items)
+    stripped, error_class = _bare(text, finished, most_characters(items))
     if error_class is not None:
         return _none_of(items, error_class)
     try:

@@ -6,33 +6,34 @@ Says what the answers amount to; asks nobody.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import polars as pl
-from sqlalchemy import func, select
 
 from tasks.labeling.agreement import Agreement, agreement_of, counted
 from tasks.labeling.consensus import DIFFERING, LABELLED, changed_labels, item_states
-from tasks.labeling.ledger import Range, Version, current_answers, of_part, read_of, within
+from tasks.labeling.key_ranges import key_ranges, labels_of, within
+from tasks.labeling.ledger import Version, current_answers
 from tasks.labeling.selection import Chosen
 from tasks.labeling.sending import VOTES
 from tasks.store import Store, schema
 from tasks.store.labels import append_labels
-
-ROWS_AT_ONCE = 50_000
-MOST_PARTS = 16  # each of them reads the whole table once
 
 
 @dataclass
 class Resolved:
     """Counts over the items that a run reached: by state, and by why they were asked about.
 
-    `left` counts the items it was about that have no label and are not merely disagreed.
+    `left` counts the items it was about that have no label and are not merely disagreed; `no_answer` those of them
+    that were given up, which no further run will ask about. `in_all` counts the states of all items that were ever
+    asked about under this version, `written` the label rows appended.
     """
 
     items: int = 0
     left: int = 0
+    no_answer: int = 0
+    written: int = 0
+    in_all: Counter[str] = field(default_factory=Counter)
     tie_breaks: int = 0
     states: Counter[str] = field(default_factory=Counter)
     why: Counter[str] = field(default_factory=Counter)
@@ -52,7 +53,7 @@ def ties(
         waiting: key, pass of what is under way elsewhere.
     """
     found = []
-    for part in _parts(store):
+    for part in key_ranges(store, schema.answers):
         answers = current_answers(store, version, columns=VOTES, part=part)
         differing = item_states(answers, passes).filter(pl.col("state").is_in(DIFFERING))
         voted = pl.concat([answers.select("key", "pass"), waiting]).filter(pl.col("pass") == passes + 1)
@@ -72,6 +73,7 @@ def resolve(
     failed: set[bytes],
     gold_keys: pl.DataFrame,
     run_id: int,
+    so_far: pl.DataFrame | None = None,
 ) -> Resolved:
     """Append the labels that changed, and count what the run has come to.
 
@@ -89,36 +91,32 @@ def resolve(
         failed: keys of items that were given up for now.
         gold_keys: a column `key`.
         run_id: the job's row in `runs`.
+        so_far: given, what earlier runs asked about counts as left, too, but for these keys (a column `key`).
     """
     done, said = Resolved(), []
     given_up = pl.DataFrame({"key": list(failed)}, schema={"key": pl.Binary})
-    for part in _parts(store):
+    for part in key_ranges(store, schema.answers):
         answers = current_answers(store, version, columns=VOTES, part=part)
         states = item_states(answers, passes, tie_break)
         ours = states.join(gold_keys, on="key", how="anti", maintain_order="left")
-        append_labels(store, changed_labels(ours, _labels(store, part)).iter_rows(), run_id)
+        changed = changed_labels(ours, labels_of(store, part), passes)
+        done.written += append_labels(store, changed.iter_rows(), run_id)
+        done.in_all.update(ours["state"].to_list())
         said.append(counted(answers, passes))
         now = within(due, part).join(answers, on=["key", "pass"], how="semi")
         reached = pl.concat([now.select("key"), within(given_up, part)]).unique()
         settled = states.filter(pl.col("state").is_in([*LABELLED, *DIFFERING]))
         done.items += reached.height
         done.tie_breaks += now.filter(pl.col("pass") > passes).height
-        done.left += within(chosen.wanted, part).join(settled, on="key", how="anti").height
+        wanted = within(chosen.wanted, part)
+        if so_far is not None:
+            earlier = ours.select("key").join(within(so_far, part), on="key", how="anti")
+            wanted = pl.concat([wanted, earlier]).unique()
+        unsettled = wanted.join(settled, on="key", how="anti")
+        done.left += unsettled.height
+        invalid = states.filter(pl.col("state") == "invalid")
+        done.no_answer += unsettled.join(invalid, on="key", how="semi").height
         done.states.update(states.join(reached, on="key", how="semi")["state"].to_list())
         done.why.update(within(chosen.why, part).join(reached, on="key", how="semi")["why"].to_list())
     done.agreement = agreement_of(pl.concat(said), levels)
     return done
-
-
-def _parts(store: Store) -> Iterator[Range]:
-    """Ranges of keys, which are hashes, with some ten thousand answers each; together all keys."""
-    rows = int(store.scalar(select(func.count()).select_from(schema.answers)) or 0)
-    count = min(MOST_PARTS, max(1, -(-rows // ROWS_AT_ONCE)))
-    ends = [bytes([place * 256 // count]) for place in range(1, count)]
-    return iter(list(zip([b"", *ends], [*ends, None], strict=True)))
-
-
-def _labels(store: Store, part: Range) -> pl.DataFrame:
-    columns = schema.labels.c
-    query = select(columns.id, columns.key, columns.label, columns.source).order_by(columns.id)
-    return read_of(store, of_part(query, columns.key, part), columns.key, None)

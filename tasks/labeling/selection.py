@@ -107,7 +107,11 @@ def choose(
 
 def _order(due: pl.DataFrame, passes: int, seed: int, owed: pl.DataFrame | None) -> pl.DataFrame:
     """Each due item once (item_id, key, owed, why): those begun before or owed first, then by a seeded hash."""
-    items = due.group_by("item_id", maintain_order=True).agg(pl.col("key").first(), owed=pl.len() < passes)
+    first = (pl.col("item_id") != pl.col("item_id").shift()).fill_null(value=True)
+    runs = due.select(
+        pl.col("item_id").rle().struct.field("len")
+    ).to_series()  # all passes of an item together
+    items = due.filter(first).select("item_id", "key", (runs < passes).alias("owed"))
     if owed is not None:
         items = items.with_columns(pl.col("owed") | pl.col("key").is_in(owed["key"].implode()))
     ranked = items.with_columns(pl.Series("rank", _mixed(items["key"], seed), pl.UInt64))
@@ -128,7 +132,7 @@ def _mixed_in(order: pl.DataFrame, wanted: int, acquisition: Acquisition, seed: 
 
 def _mixed(keys: pl.Series, seed: int) -> np.ndarray:
     """Keys are hashes already; the finaliser of splitmix64 (Steele et al. 2014) makes the order the seed's."""
-    heads = np.frombuffer(b"".join(key[:8] for key in keys), dtype="<u8").copy()
+    heads = keys.bin.head(8).bin.reinterpret(dtype=pl.UInt64, endianness="little").to_numpy().copy()
     with np.errstate(over="ignore"):
         heads ^= np.uint64(seed % 2**64) * np.uint64(0x9E3779B97F4A7C15)
         heads = (heads ^ (heads >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

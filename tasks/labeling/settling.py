@@ -17,6 +17,7 @@ from tasks.labeling.first_failures import SAME_FAILURES, FirstFailures
 from tasks.labeling.grouping import Grouping, smaller
 from tasks.labeling.ledger import Entry
 from tasks.labeling.outcomes import outcome_of
+from tasks.labeling.remedies import LOOK, remedy
 from tasks.labeling.replies import Answer
 from tasks.labeling.requests import Item
 from tasks.labeling.retries import Job, Schedule
@@ -189,6 +190,7 @@ class Settling:
                 request.pass_number,
                 [said[place] for place in good if branches[place] is not None],
                 self.how.prompt.version_of(request),
+                items=len(request.items),
             )
         )
         for place in good:
@@ -258,8 +260,7 @@ class Settling:
             detail = f"the first {SAME_FAILURES} requests all failed this way" + (
                 f": {error.detail}" if error is not None else ""
             )
-            remedy = "Look at the calls table; check teacher.model, teacher.base_url and the taxonomy."
-            self.stop("fatal", FatalTeacherError(error_class, detail, remedy))
+            self.stop("fatal", FatalTeacherError(error_class, detail, remedy(error_class) or LOOK))
         return stop
 
     async def _finished(self, job: Job, place: int, answer: Answer) -> None:
@@ -297,7 +298,8 @@ class Settling:
     ) -> Entry:
         number = job.request.pass_number
         answers = [(key, number, answer) for key, answer in said]
-        return Entry(status, job.attempts, error_class, reply, cost_usd, answers, number)
+        items = len(job.request.items)
+        return Entry(status, job.attempts, error_class, reply, cost_usd, answers, number, items=items)
 
     def stop(self, why: str, fatal: FatalTeacherError | None = None) -> None:
         """Send nothing more; the first reason stands."""

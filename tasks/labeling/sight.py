@@ -40,7 +40,7 @@ class Judge(Protocol):
 def look(
     items: pl.DataFrame,
     labelled: pl.DataFrame,
-    root: Path,
+    root: Path | str,
     encoder: EncoderSettings,
     current_student: Callable[[], Judge | None],
 ) -> Sight | None:
@@ -49,7 +49,7 @@ def look(
     Args:
         items: a column `key`, in random order.
         labelled: a column `key`, the items that have a label already.
-        root: the project's folder, in which the embedding cache lies.
+        root: where the embedding cache lies.
         encoder: of the project.
         current_student: called only when there are vectors; None stands for no student.
 
@@ -80,7 +80,11 @@ def _cached(cache: EmbeddingCache, items: pl.DataFrame) -> pl.DataFrame:
 
 
 def _margins(
-    student: Judge, encoder: EncoderSettings, root: Path, keys: list[bytes], vectors: NDArray[np.float32]
+    student: Judge,
+    encoder: EncoderSettings,
+    root: Path | str,
+    keys: list[bytes],
+    vectors: NDArray[np.float32],
 ) -> NDArray[np.float32] | None:
     if student.reads_images:
         return None

@@ -28,11 +28,12 @@ from tasks.sources import (
     is_sql,
     iterate_sources,
     read_gold,
-    read_items,
+    read_gold_rows,
+    read_items_in_parts,
     read_table,
 )
 from tasks.store import Store, open_store, schema
-from tasks.store.items import append_items, note_source, read_contents, source_unchanged
+from tasks.store.items import append_items, note_source, read_contents, rejected_before, source_unchanged
 from tasks.store.labels import newest_label_id
 from tasks.store.synthetic import remember_state, remembered_state
 from tasks.store.traffic import audits, owed_keys
@@ -50,32 +51,42 @@ if TYPE_CHECKING:
 
 @task(name="take in items", cache_policy=NO_CACHE)
 def take_in_items(project: Project, run_id: int) -> Ingested:
-    """Afterwards every item of the sources is in the database once; files unchanged since are not read again."""
+    """Afterwards every item of the sources is in the database once; files unchanged since are not read again.
+
+    What was rejected of them is told again all the same, as long as it stands there.
+    """
     store = open_store(project.database_url, project.project)
     settings = _settings_hash(project.source.id or "", project.content_column, project.task.modality)
     rows = new = 0
     rejections: list[Rejection] = []
+    rejected: Counter[str] = Counter()
     if is_sql(project.source.items):
         tables = iterate_sources(project, project.source.items, project.source.query)
     else:
         files = expand(project.source.items, project.file.parent)
-        changed = [
+        known = {
             file
             for file in files
-            if file.is_dir()
-            or not source_unchanged(store, str(file), file.stat().st_size, file.stat().st_mtime, settings)
-        ]
+            if not file.is_dir()
+            and source_unchanged(store, str(file), file.stat().st_size, file.stat().st_mtime, settings)
+        }
+        for file in known:
+            rejected.update(rejected_before(store, file, settings))
+        changed = [file for file in files if file not in known]
         tables = ((file, read_table(file)) for file in changed)
     for file, table in tables:
-        items = read_items(project, table, file)
+        items = read_items_in_parts(project, table, file)
         rows += table.height
         rejections += items.rejections
+        counts = Counter(rejection.reason for rejection in items.rejections)
+        rejected.update(counts)
         new += append_items(store, items.frame, "source", run_id)
         if file.is_file():
             stat = file.stat()
+            rejected_before(store, file, settings, counts)
             note_source(store, str(file), stat.st_size, stat.st_mtime, table.height, settings)
     write_rejections(project.root / "rejected" / f"items-run-{run_id}.csv", rejections)
-    return Ingested(rows, new, dict(Counter(rejection.reason for rejection in rejections)))
+    return Ingested(rows, new, dict(rejected))
 
 
 @task(name="ask the teacher", cache_policy=NO_CACHE)
@@ -85,10 +96,12 @@ def label_with_teacher(
     limit: int | None = None,
     gold: bool = False,
     batches: Literal["none", "wait", "submit", "cancel"] = "none",
+    so_far: bool = False,
 ) -> Labelled:
     """Afterwards all that was chosen is answered in every pass or counted as left, and labels are resolved.
 
-    Batches that have ended are fetched first; see `label_in_batches` for what becomes of the rest.
+    Batches that have ended are fetched first; see `label_in_batches` for what becomes of the rest. With `so_far` what
+    earlier runs asked about without getting a label counts as left, too.
     """
     from tasks.labeling.asking import asking_teacher
     from tasks.labeling.batch_collection import Fetched
@@ -101,7 +114,9 @@ def label_with_teacher(
     how = asking_teacher(project, _bring(project, store))
     if (breaker := project.teacher.tie_breaker) is not None:
         assert breaker.api_key, "a key that is missing is told before anything is paid for"
-    known_gold = read_gold(project)
+    gold_rows = read_gold_rows(project)
+    write_rejections(project.root / "rejected" / f"gold-run-{run_id}.csv", gold_rows.rejections)
+    known_gold = gold_rows.frame
     never = pl.concat([known_gold.select("key"), _answered_without_the_teacher(store)])
     limit = limit if limit is not None else project.labeling.limit
 
@@ -119,6 +134,7 @@ def label_with_teacher(
             send=send,
             fetched=fetched,
             only=only,
+            so_far=so_far,
         )
 
     terms = project.teacher.batch
@@ -132,9 +148,10 @@ def label_with_teacher(
         terms.poll_seconds,
         _progress("waiting for batches"),
     )
+    labelled = replace(labelled, gold_rejected=gold_rows.rejected)
     if gold and known_gold.height and labelled.stopped is None:
         left = _budget_left(project, store, run_id)
-        said = ask_once(store, how, known_gold, "gold", 1, run_id, left, write_labels=False)
+        said = ask_once(store, how, known_gold, "gold", 1, run_id, left, write_labels=False, can_wait=True)
         cost = float(said["cost_usd"].sum())
         calls = _calls_of(store, run_id, "gold")
         labelled = replace(
@@ -147,15 +164,21 @@ def label_with_teacher(
 def estimate_labelling(project: Project, run_id: int, limit: int | None = None) -> Estimate:
     """What labelling now would take; nothing is asked and nothing is written."""
     from tasks.labeling.asking import asking_teacher
+    from tasks.labeling.beside import examples_there_are
     from tasks.labeling.estimate import estimate
     from tasks.labeling.labelling import never_asked
     from tasks.labeling.planning import legs_of
 
     store = open_store(project.database_url, project.project)
-    never = pl.concat([read_gold(project).select("key"), _answered_without_the_teacher(store)])
+    gold = read_gold(project)
+    never = pl.concat([gold.select("key"), _answered_without_the_teacher(store)])
+    decided: list[tuple[str, str]] = []
+    if project.labeling.prompt.examples:
+        decided = examples_there_are(store, project.taxonomy, gold, project.routing.audit_window_days)
     limit = limit if limit is not None else project.labeling.limit
     excluded = never_asked(store, never)
-    legs, items = legs_of(store, asking_teacher(project), project.teacher.passes, excluded, limit)
+    how, passes = asking_teacher(project), project.teacher.passes
+    legs, items = legs_of(store, how, passes, excluded, limit, decided=decided)
     return estimate(store, legs, items, _budget_left(project, store, run_id))
 
 
@@ -233,7 +256,8 @@ def write_synthetic_examples(project: Project, run_id: int, again: bool = False)
         encoder = encoder_settings(project.encoder)
         encode = load_encoder(encoder).encode  # before anything is paid for
         known = pl.concat([contents.select("key"), gold.select("key")])
-        vectors = vectors_of(encoder, project.root, rows, "text")
+        no_images = rows.with_columns(image=pl.lit(None, pl.Binary))
+        vectors = vectors_of(encoder, project.cache_root, no_images, "text")
         screen = Screen(known, rows["text"].to_list(), vectors, rows["label"].to_list(), encode)
         texts = rows.drop_nulls("label").group_by("label", maintain_order=True).agg("text")
         price = project.price_of(project.teacher)
@@ -383,7 +407,7 @@ def _bring(project: Project, store: Store) -> Bring | None:
         store,
         project.taxonomy,
         encoder_settings(project.encoder),
-        project.root,
+        project.cache_root,
         read_gold(project),
         form.shortlist,
         form.examples,
@@ -404,9 +428,10 @@ def _acquisition(project: Project, store: Store) -> Acquisition:
     from tasks.labeling.sight import look
 
     def seen(items: pl.DataFrame) -> Sight | None:
-        labelled = store.read(select(schema.labels.c.key).distinct())
+        columns = schema.labels.c
+        labelled = store.read(select(columns.key).where(columns.source != SYNTHETIC).distinct())
         encoder = encoder_settings(project.encoder)
-        return look(items, labelled, project.root, encoder, lambda: _current_student(project, store))
+        return look(items, labelled, project.cache_root, encoder, lambda: _current_student(project, store))
 
     return Acquisition(project.labeling.mix.model_dump(), owed_keys(store), seen)
 

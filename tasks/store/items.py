@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
@@ -10,9 +13,12 @@ from sqlalchemy import bindparam, func, insert, select, update
 
 from tasks.errors import InputError
 from tasks.store import schema
-from tasks.store.database import Store
+from tasks.store.database import Store, get_meta
 from tasks.store.synthetic import synthetic_keys
 from tasks.synthetic import SYNTHETIC
+
+FEW_KEYS = 30_000  # up to here a query names them; databases take some ten thousands of values in one
+KEYS_AT_ONCE = 50_000
 
 
 def known_keys(store: Store) -> pl.DataFrame:
@@ -33,7 +39,7 @@ def append_items(store: Store, items: pl.DataFrame, origin: str, run_id: int) ->
     """
     distinct, now = items.unique("key", keep="first", maintain_order=True), time.time()
     met = _meet_synthetic(store, distinct, origin, run_id, now)
-    fresh = distinct.join(known_keys(store), on="key", how="anti")
+    fresh = distinct.join(_known_of(store, distinct), on="key", how="anti")
     return met + store.append(
         schema.items,
         (
@@ -41,6 +47,16 @@ def append_items(store: Store, items: pl.DataFrame, origin: str, run_id: int) ->
             for row in fresh.select("key", "source_id", "text", "image").iter_rows(named=True)
         ),
     )
+
+
+def _known_of(store: Store, items: pl.DataFrame) -> pl.DataFrame:
+    """Those of the items' keys that are there; the table streams past."""
+    wanted = items.select("key")
+    met = [
+        chunk.join(wanted, on="key", how="semi")
+        for chunk in store.stream(select(schema.items.c.key), KEYS_AT_ONCE)
+    ]
+    return pl.concat(met) if met else wanted.clear()
 
 
 def _meet_synthetic(store: Store, items: pl.DataFrame, origin: str, run_id: int, now: float) -> int:
@@ -64,12 +80,15 @@ def _meet_synthetic(store: Store, items: pl.DataFrame, origin: str, run_id: int,
 def read_contents(store: Store, keys: pl.DataFrame | None = None) -> pl.DataFrame:
     """key, source_id, text, image, origin of all items, or of those in `keys` (a column `key`)."""
     columns = schema.items.c
-    frame = store.read(
-        select(columns.key, columns.source_id, columns.text, columns.image, columns.origin).order_by(
-            columns.id
-        )
-    )
-    return frame if keys is None else frame.join(keys.select("key").unique(), on="key", how="semi")
+    query = select(columns.key, columns.source_id, columns.text, columns.image, columns.origin)
+    query = query.order_by(columns.id)
+    if keys is None:
+        return store.read(query)
+    wanted = keys.select("key").unique()
+    if wanted.height <= FEW_KEYS:
+        return store.read(query.where(columns.key.in_(wanted["key"].to_list())))
+    found = [chunk.join(wanted, on="key", how="semi", maintain_order="left") for chunk in store.stream(query)]
+    return pl.concat(found) if found else store.read(query)
 
 
 def count_items(store: Store) -> int:
@@ -95,6 +114,26 @@ def note_source(store: Store, path: str, size: int, modified_at: float, rows: in
     values = {"path": path, "size": size, "modified_at": modified_at, "rows": rows, "settings": settings}
     with store.begin() as connection:
         connection.execute(insert(schema.sources), values | {"at": time.time()})
+
+
+def rejected_before(
+    store: Store, file: Path, settings: str, now: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """How many rows of a source file as it is now were rejected, by reason, when it was first read.
+
+    Args:
+        store: the open database.
+        file: the source.
+        settings: under which it was read.
+        now: what is remembered if nothing is yet.
+    """
+    stat = file.stat()
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(json.dumps([str(file), stat.st_size, stat.st_mtime, settings]).encode())
+    said: dict[str, int] = json.loads(
+        get_meta(store, f"rejected:{digest.hexdigest()}", json.dumps(dict(now or {})))
+    )
+    return said
 
 
 def content_of(items: pl.DataFrame, modality: str) -> list[str] | list[bytes]:

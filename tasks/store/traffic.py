@@ -48,21 +48,6 @@ def append_traffic(store: Store, rows: Iterable[Mapping[str, Any]], run_id: int)
     return store.append(schema.traffic, shaped())
 
 
-def routed_row_ids(store: Store) -> pl.DataFrame:
-    """The rows that were routed at least once, one column `row_id`."""
-    return store.read(select(schema.traffic.c.row_id).distinct())
-
-
-def logged(store: Store, model_version: str | None, policy_id: int | None) -> pl.DataFrame:
-    """Requests already logged under a policy: request_id, tier, label, confidence."""
-    columns = schema.traffic.c
-    return store.read(
-        select(columns.request_id, columns.tier, columns.label, columns.confidence)
-        .where(columns.model_version.is_not_distinct_from(model_version))
-        .where(columns.policy_id.is_not_distinct_from(policy_id))
-    )
-
-
 def answer_late(store: Store, rows: Iterable[tuple[bytes, str, float]]) -> None:
     """Write what the teacher said at last onto requests that had to fall back: request_id, label, cost in USD."""
     columns = schema.traffic.c

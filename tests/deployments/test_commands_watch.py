@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,6 +118,12 @@ def test_bench_as_json(served: Served) -> None:
     rate = body["throughput"]
     assert rate["batch"] == 1024
     assert rate["head_items_per_second"] > rate["items_per_second"] > 0
+    if find_spec("onnxruntime") is not None and find_spec("onnx") is not None:
+        onnx = body["onnx_head"]
+        assert 0 < onnx["latency_ms"]["p50"] <= onnx["latency_ms"]["p99"]
+        assert onnx["items_per_second"] > rate["items_per_second"]
+    else:
+        assert body["onnx_head"] is None
     assert body["peak_memory_mb"] > 10
     assert body["threads"] >= 1
     assert body["teacher"] is None

@@ -248,7 +248,7 @@ def test_a_project_cannot_be_changed(tiny_project: Callable[..., Path]) -> None:
     """Settings are frozen."""
     project = load_project(tiny_project())
     with pytest.raises(ValidationError):
-        project.runner = "ray"  # type: ignore[misc]
+        project.project = "other"  # type: ignore[misc]
 
 
 def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

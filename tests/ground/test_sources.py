@@ -22,7 +22,9 @@ from tasks.sources import (
     iterate_sources,
     label_columns,
     read_gold,
+    read_gold_rows,
     read_items,
+    read_items_in_parts,
     read_sql,
     read_table,
     resolve_labels,
@@ -142,6 +144,20 @@ def test_a_missing_column_is_refused(project: Project, missing: str) -> None:
     del row[missing]
     with pytest.raises(InputError, match=f"column '{missing}' is missing.*colour"):
         items_of(project, [row])
+
+
+def test_reading_in_parts_is_reading(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row numbers, rejections and an id that two parts use for two items are those of the whole file."""
+    monkeypatch.setattr("tasks.sources.ROWS_AT_ONCE", 3)
+    rows = [{"id": str(n), "name": " " if n in (2, 7) else f"thing {n}"} for n in range(10)]
+    whole = items_of(project, rows)
+    parts = read_items_in_parts(project, pl.DataFrame(rows), Path("items.csv"))
+    assert parts.frame.equals(whole.frame)
+    assert parts.rejections == whole.rejections
+    assert [rejection.row for rejection in parts.rejections] == [3, 8]
+    rows[9]["id"] = "0"
+    with pytest.raises(InputError, match="0"):
+        read_items_in_parts(project, pl.DataFrame(rows), Path("items.csv"))
 
 
 def test_ids_that_are_no_text_are_refused(project: Project) -> None:
@@ -359,6 +375,17 @@ def test_gold_is_read_with_its_labels(project: Project) -> None:
     assert gold.columns == ["key", "source_id", "text", "image", "label"]
     assert gold.height == gold["key"].n_unique() == 30
     assert set(gold["label"]) <= set(project.taxonomy.leaves)
+
+
+def test_gold_rows_that_are_none_are_counted(project: Project) -> None:
+    """Without a text or an id: the others are gold all the same."""
+    file = project.resolve("gold.parquet")
+    rows = {"id": ["a", "b", "", "d"], "name": ["kettle", " ", "hose", None], "label": ["Kettles"] * 4}
+    pl.DataFrame(rows).write_parquet(file)
+    gold = read_gold_rows(project)
+    assert gold.frame["source_id"].to_list() == ["a"]
+    assert gold.rejected == {"empty text": 2, "empty id": 1}
+    assert [rejection.row for rejection in gold.rejections] == [2, 3, 4]
 
 
 def test_gold_is_optional(tiny_project: Callable[..., Path]) -> None:

@@ -406,6 +406,22 @@ def test_twenty_failures_alike_at_the_start_are_a_mistake_of_the_project(
     assert (_all_answers(sqlite_store).height == 0) == (fault.status != 200)
 
 
+@pytest.mark.parametrize(
+    ("fault", "todo"),
+    [
+        (says("Toasters"), "no other way to say that none fits"),
+        (Said("They are kettles, I think."), "teacher.structured must be true"),
+        (fails(404, "no route"), "check teacher.model, teacher.base_url"),
+    ],
+)
+def test_the_first_failures_say_what_to_do(sqlite_store: Store, fault: Said, todo: str) -> None:
+    """The failure's own remedy where there is one, else where to look."""
+    put_texts(sqlite_store, [f"item {i}" for i in range(80)])
+    with ScriptedTeacher(lambda *_: fault) as teacher, pytest.raises(FatalTeacherError) as stopped:
+        _label(sqlite_store, how(teacher.base_url))
+    assert todo in str(stopped.value)
+
+
 def test_one_success_shows_that_refusals_are_the_items_own(sqlite_store: Store) -> None:
     put_texts(sqlite_store, [f"item {i}" for i in range(60)])
     with ScriptedTeacher(

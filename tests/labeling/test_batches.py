@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import polars as pl
@@ -26,6 +27,8 @@ from tasks.labeling.batch_submission import Terms
 from tasks.labeling.batches import fetch
 from tasks.labeling.budget import Price
 from tasks.labeling.labelling import label_items
+from tasks.labeling.ledger import current_answers
+from tasks.labeling.once import ask_once
 from tasks.labeling.steps import items_still_wanted, label_with_teacher, take_in_items
 from tasks.labeling.teacher import OpenAITeacher
 from tasks.project import load_project
@@ -119,6 +122,7 @@ def test_a_batch_gives_the_labels_of_an_online_run_at_half_its_price(store: Stor
         "refused": 0,
         "open": 0,
         "ignored_lines": 0,
+        "paid_twice": 0,
         "problems": [],
     }
     assert (again.calls, again.batches, online.calls) == (0, None, 0)
@@ -396,6 +400,69 @@ def test_when_all_lines_fail_alike_the_project_is_at_fault_and_not_the_items(sql
     assert store_is_clean(sqlite_store)
     with TeacherServer(ANSWERS) as server:
         assert label(sqlite_store, how(server.base_url), "wait", run_id=2).labelled == 32
+
+
+def test_failures_alike_in_a_batch_say_what_to_do(sqlite_store: Store) -> None:
+    put_texts(sqlite_store, TEXTS)
+    with TeacherServer({"something else": "x"}) as server, pytest.raises(FatalTeacherError) as stopped:
+        label(sqlite_store, how(server.base_url), "wait")
+    assert str(stopped.value).endswith("check teacher.model, teacher.base_url and the taxonomy.")
+
+
+@pytest.mark.parametrize("form", [{}, {"stages": 2}, {"items_per_call": 4}], ids=["one", "stages", "several"])
+def test_what_cannot_wait_for_a_batch_is_paid_twice_and_its_first_answer_stands(
+    store: Store, form: dict[str, Any]
+) -> None:
+    """The router wants its answer now. What the batch says later is kept as a call, counted, and changes nothing."""
+    keys = put_texts(store, TEXTS)
+    contents = pl.DataFrame(
+        {"key": keys[:6], "text": TEXTS[:6], "image": None},
+        schema={"key": pl.Binary, "text": pl.String, "image": pl.Binary},
+    )
+    other = {text: [HOSES, HOSES] for text in TEXTS}
+    with TeacherServer(other) as online, TeacherServer(ANSWERS) as server:
+        asked, now = how(server.base_url, **form), how(online.base_url, **form)
+        label(store, asked, "submit")
+        said = ask_once(store, now, contents, "route", 2, 2)
+        assert said["label"].to_list() == [HOSES] * 6
+        ended(server)
+        done = label(store, asked, "wait", run_id=3)
+        again = label(store, asked, "wait", run_id=4)
+    assert done.batches is not None
+    assert (done.batches["paid_twice"], again.calls, again.batches) == (6, 0, None)
+    assert (done.failed, done.invalid, done.unlabelled_left) == (0, 0, 0)
+    answers = current_answers(store, asked.version, columns=("key", "pass", "label"))
+    first = dict(answers.filter(pl.col("pass") == 1).select("key", "label").iter_rows())
+    assert first == dict.fromkeys(keys, KETTLES) | dict.fromkeys(keys[:6], HOSES)
+    late = rows(store, "error_class", "batch_id", "cost_usd").filter(
+        pl.col("error_class") == "answered_before"
+    )
+    if "items_per_call" not in form:
+        assert late.height == 6
+        assert all(cost > 0 for cost in late["cost_usd"])
+    labels = dict(effective_labels(store).select("key", "label").iter_rows())
+    # In the second pass two of the six are hoses, too; the others await review.
+    assert [labels.get(key) for key in keys[:6]] == [HOSES, None, None, None, None, HOSES]
+
+
+def test_a_measurement_waits_for_what_is_in_a_batch(sqlite_store: Store) -> None:
+    """Gold that was sent before it was gold is not paid for again: it is left out now, and known a run later."""
+    keys = put_texts(sqlite_store, TEXTS[:8])
+    gold = pl.DataFrame(
+        {"key": [*keys[:3], text_key(TEXTS[20])], "text": [*TEXTS[:3], TEXTS[20]], "image": None},
+        schema={"key": pl.Binary, "text": pl.String, "image": pl.Binary},
+    )
+    with TeacherServer(ANSWERS) as server:
+        asked = how(server.base_url)
+        label(sqlite_store, asked, "submit")
+        ended(server)
+        said = ask_once(sqlite_store, asked, gold, "gold", 1, 2, write_labels=False, can_wait=True)
+        assert said["error_class"].to_list() == ["in_batch"] * 3 + [None]
+        assert server.stats()["requests"] == 1
+        fetch_only(sqlite_store, asked)
+        later = ask_once(sqlite_store, asked, gold, "gold", 1, 3, write_labels=False, can_wait=True)
+        assert (later["label"].null_count(), server.stats()["requests"]) == (0, 1)
+        assert server.stats()["paid_again"] == 0
 
 
 def test_an_answer_outside_the_taxonomy_or_unreadable_follows_the_online_rules(sqlite_store: Store) -> None:

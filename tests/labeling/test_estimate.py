@@ -109,6 +109,35 @@ def test_caps_a_minute_make_it_longer(store: Store) -> None:
     assert capped.minutes == pytest.approx(used / 100, rel=0.01)
 
 
+def test_examples_that_do_not_exist_yet_are_named_and_those_there_are_are_counted(store: Store) -> None:
+    """Nothing is encoded for it: decided items stand in for those that would be most like the item."""
+    put_texts(store, [f"kettle {number}" for number in range(40)])
+    asking = how(NOWHERE, examples=3)
+    without, items = legs_of(store, asking, 1, NO_KEYS)
+    none = estimate(store, without, items)
+    assert "no decided item is there yet" in none.basis
+    decided = [(f"a very long and winding name of a kettle, number {number}", KETTLES) for number in range(9)]
+    legs, _ = legs_of(store, asking, 1, NO_KEYS, decided=decided)
+    found = estimate(store, legs, items)
+    assert "decided" not in found.basis
+    assert found.prompt_tokens - none.prompt_tokens >= 40 * 3 * len(decided[0][0]) / 4
+    assert all(len(item.examples) == 3 for leg in legs for request in leg.sample for item in request.items)
+
+
+def test_the_second_stage_of_a_tie_break_is_counted_too(store: Store) -> None:
+    """Four of the six leaves stand in the larger branch; one, "none of these", needs no second stage."""
+    put_texts(store, [f"kettle {number}" for number in range(60)])
+    asking = replace(how(NOWHERE, stages=2), third_vote=True)
+    legs, _ = legs_of(store, asking, 1, NO_KEYS)
+    assert [(leg.stage, leg.items) for leg in legs] == [
+        ("label", 60),
+        ("label", 50),
+        ("tie_break", 9),
+        ("tie_break", 8),
+    ]
+    assert {request.branch for request in legs[1].sample} == {"Kitchen", "Garden"}
+
+
 def test_calls_of_another_prompt_or_model_say_nothing(store: Store) -> None:
     """What was measured is only taken for the very same prompt and model."""
     put_texts(store, [f"kettle {number}" for number in range(ENOUGH_CALLS)])

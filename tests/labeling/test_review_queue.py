@@ -7,7 +7,8 @@ from pathlib import Path
 import polars as pl
 
 from tasks.labeling.contradictions import CONTRADICTION_SCHEMA, confident_contradictions
-from tasks.labeling.review_queue import QUEUE_SCHEMA, REASONS, review_queue, with_contents
+from tasks.labeling.review_queue import QUEUE_SCHEMA, review_queue, with_contents
+from tasks.labeling.review_reasons import REASONS
 from tasks.records import text_key
 from tasks.store import Store
 from tasks.store.labels import append_labels

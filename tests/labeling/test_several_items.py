@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -206,6 +207,36 @@ def test_an_image_that_cannot_be_read_does_not_keep_its_neighbours_from_being_se
         )
         done = _label(sqlite_store, how(teacher.base_url, modality="image", items_per_call=7))
     assert (done.labelled, done.invalid) == (6, 1)
+
+
+@pytest.mark.parametrize(("characters", "whole"), [(1_400, True), (2_900, True), (3_100, False)])
+def test_a_long_reply_about_twenty_items_is_kept_whole_or_marked(
+    sqlite_store: Store, characters: int, whole: bool
+) -> None:
+    """What can be read is kept to the last character; of what is too long to be read the beginning, and its length."""
+    put_texts(sqlite_store, TEXTS[:20])
+
+    def say(texts: list[str], number: int, body: dict[str, Any]) -> Said:
+        # The one company of twenty is long-winded, smaller ones are not.
+        reason = "r" * (characters - 70 if len(texts) == 20 else 10)
+        answers = [
+            {"item": place, "label": KETTLES, "confidence": 0.9, "reason": reason}
+            for place in range(1, len(texts) + 1)
+        ]
+        return Said(json.dumps({"answers": answers}))
+
+    with SeveralTeacher(say) as teacher:
+        done = _label(sqlite_store, how(teacher.base_url, items_per_call=20))
+    assert (done.labelled, done.invalid, done.calls == 1) == (20, 0, whole)
+    columns = schema.calls.c
+    kept = sqlite_store.read(select(columns.reply, columns.error_class).order_by(columns.id)).row(0)
+    if whole:
+        assert len(json.loads(kept[0])["answers"]) == 20
+    else:
+        assert kept[1] == "too_long"
+        beginning, _, mark = kept[0].rpartition("\n")
+        assert len(beginning) == 60_000
+        assert re.fullmatch(r"\[cut: 6\d,\d{3} characters came\]", mark)
 
 
 def test_a_wrong_address_is_noticed_after_twenty_refusals_of_groups_too(sqlite_store: Store) -> None:

@@ -85,7 +85,7 @@ class Bench:
         items: int,
         latency_ms: float,
         passes: int = PASSES,
-        **faults: float,
+        **faults: float | str,
     ) -> Job:
         """One job of ours from an empty database, against a teacher of its own."""
         scene = self.scene(items)
@@ -199,9 +199,11 @@ class Job:
 
     @property
     def lost(self) -> int:
-        """Items without a label at the end."""
+        """Items without a label at the end, those aside whose passes differ."""
         result = self.measured.result
-        return self.items - int(result.get("labelled", result.get("answered", 0)))
+        return (
+            self.items - int(result.get("labelled", result.get("answered", 0))) - result.get("disagreed", 0)
+        )
 
     def row(self, name: str) -> dict[str, Cell]:
         """The columns that every section shows."""

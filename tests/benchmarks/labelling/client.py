@@ -1,4 +1,4 @@
-"""The measured process of ours: what `flywheel label` does after its engine is up, on a project file.
+"""The measured process of ours: what `flywheel label` does after its engine is up, on a project file; three marks.
 
 Run as `python -m tests.benchmarks.labelling.client PROJECT [--modules FILE] [--write-modules FILE]`. The steps are
 called as plain functions, so that an orchestrator's start is in no figure; section `command` measures that.
@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tasks.labeling.steps import label_with_teacher, take_in_items
+from tasks.labeling.steps import label_with_teacher, take_in_items, write_review_queue
 from tasks.project import load_project
 from tests.benchmarks.labelling.marks import imported, mark, mark_idle
 
@@ -32,6 +32,8 @@ def main() -> int:
     mark("begin")
     record = label_with_teacher.fn(project, RUN_ID)
     mark("end", result=record.as_dict())
+    write_review_queue.fn(project)
+    mark("reviewed")
     if options.write_modules:
         options.write_modules.write_text("\n".join(imported()))
     return 3 if record.unlabelled_left or record.failed or record.stopped else 0

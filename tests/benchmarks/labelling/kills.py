@@ -57,6 +57,7 @@ def kill(bench: Bench) -> Findings:
         f"paid twice: {stats['paid_again']:,}"
     )
     found.figures += [
+        Figure("kills", killed, "==", sizes.kills),
         Figure("paid beyond one a pass", stats["paid"] - requests, "<=", sizes.kills * sizes.concurrency),
         Figure("items and passes answered exactly once", once, "==", requests),
         Figure("exit code of the last run", exit_code, "==", 0),

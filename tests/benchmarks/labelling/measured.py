@@ -37,7 +37,8 @@ class Measured:
         idle_mb: resident memory at rest, after the same imports.
         median_mb: above that, half of the time between begin and end; peak_mb: the most.
         peak_at: when the most was first reached, as a share of the time from begin to end.
-        job_peak_mb: the same from rest to end, what came before `begin` included.
+        job_peak_mb: the same from rest to the mark `reviewed` if there is one, what came before `begin` included.
+        taking_in_mb: the same from rest to begin.
         others_cores: cores that neither it nor the teacher nor the benchmark used, on average.
         load_average: of one minute, at the begin.
     """
@@ -53,6 +54,7 @@ class Measured:
     job_peak_mb: float = 0.0
     others_cores: float = 0.0
     load_average: float = 0.0
+    taking_in_mb: float = 0.0
 
 
 def start(command: Sequence[str], out: Path, **environment: str) -> subprocess.Popen[bytes]:
@@ -111,7 +113,9 @@ def measure(
     resting = max((rss for at, rss in samples if idle["at"] <= at < idle["at"] + 0.3), default=0)
     work = [(at, rss) for at, rss in samples if begin["at"] <= at <= end["at"]] or [(begin["at"], resting)]
     peak = max(rss for _, rss in work)
-    job_peak = max((rss for at, rss in samples if idle["at"] <= at <= end["at"]), default=resting)
+    over = found.get("reviewed", end)["at"]
+    job_peak = max((rss for at, rss in samples if idle["at"] <= at <= over), default=resting)
+    taking_in = max((rss for at, rss in samples if idle["at"] <= at < begin["at"]), default=resting)
     seconds = end["at"] - begin["at"]
     return Measured(
         exit_code,
@@ -125,6 +129,7 @@ def measure(
         (job_peak - resting) / MEGABYTE,
         others,
         load_average,
+        (taking_in - resting) / MEGABYTE,
     )
 
 

@@ -1,4 +1,4 @@
-"""The request that the other clients send: as long as ours and with a reply schema, put together by hand.
+"""The request that the other clients send: a plain list of labels with a reply schema, put together by hand.
 
 Only the standard library, because one of the other clients lives in an environment of its own.
 """

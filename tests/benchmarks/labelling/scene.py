@@ -1,7 +1,7 @@
 """What is labelled: generated items with their answers, a taxonomy, and a project file a job.
 
-Knows nothing of what is measured. The items are short texts, as most catalogues have; both recorded passes agree,
-so that a complete run labels every item.
+Knows nothing of what is measured. The items are short texts, as most catalogues have; both passes give the recorded
+label, so that a complete run labels every item, unless a second one is asked for that differs on 15 %.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Scene:
 
     @cached_property
     def answers_file(self) -> Path:
-        """Columns `text` and `label`: what the simulated teacher serves in every pass."""
+        """Columns `text`, `label`, which the simulated teacher serves in every pass, and `differing`, a second pass."""
         return self.folder / "answers.parquet"
 
     def texts(self) -> list[str]:
@@ -78,9 +78,11 @@ def write_scene(folder: Path, items: int) -> Scene:
         for i in range(items)
     ]
     labels = [LEAVES[i % len(LEAVES)] for i in range(items)]
+    differing = [LEAVES[(i + (i * 7919 % 100 < 15)) % len(LEAVES)] for i in range(items)]
     tree = {department: dict.fromkeys(kinds) for department, kinds in TREE.items()}
     (folder / "taxonomy.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     scene = Scene(folder, items)
     pl.DataFrame({"text": texts}).write_parquet(folder / "items.parquet")
-    pl.DataFrame({"text": texts, "label": labels}).write_parquet(scene.answers_file)
+    answers = {"text": texts, "label": labels, "differing": differing}
+    pl.DataFrame(answers).write_parquet(scene.answers_file)
     return scene

@@ -34,7 +34,7 @@ class TeacherProcess:
 
 
 @contextmanager
-def running_teacher(scene: Scene, latency_ms: float, **settings: float) -> Iterator[TeacherProcess]:
+def running_teacher(scene: Scene, latency_ms: float, **settings: float | str) -> Iterator[TeacherProcess]:
     """Serve the scene's answers while the block runs; settings are options of `flywheel teacher-sim`."""
     arguments = ["--answers", str(scene.answers_file), "--port", "0", "--latency-ms", str(latency_ms)]
     for name, value in settings.items():
