@@ -24,6 +24,8 @@ def embed(project: str) -> Embedded:
         taken = take_in_items(settings, run.id)
         embedded = replace(embed_missing(settings), rejected=taken.rejected)
         run.result["embed"] = embedded.as_dict()
+        if embedded.not_encoded:
+            run.status = "incomplete"
         return embedded
 
 

