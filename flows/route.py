@@ -16,7 +16,7 @@ def route(project: str, file: str, out: str) -> Routed:
     Args:
         project: path of the project file.
         file: parquet, csv or jsonl with the project's id and content columns.
-        out: parquet to write: id, one column a level, tier, confidence.
+        out: parquet to write, or CSV where it ends in .csv: id, one column a level, tier, confidence.
     """
     with job(project, "route", file=file, out=out) as (settings, run):
         routed = route_file(settings, file, out, run.id)

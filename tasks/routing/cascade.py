@@ -49,8 +49,8 @@ def cleared(
 ) -> list[bool]:
     """Whether every level's confidence reaches its threshold; never without thresholds, never for `other`."""
     wanted = None if thresholds is None else tuple(thresholds[level] for level in levels)
-    never = np.array([label == other for label in answers.labels], bool)
-    return [bool(sure) for sure in accepts(answers.confidences, wanted, never)]
+    never = np.asarray(np.array(answers.labels, object) == other, bool)
+    return accepts(answers.confidences, wanted, never).tolist()
 
 
 def route_shard(
@@ -62,6 +62,7 @@ def route_shard(
     in_force: InForce,
     ask: Ask,
     valid: Collection[str] | None = None,
+    unread: Collection[int] = (),
 ) -> list[dict[str, Any]]:
     """Route requests; returns one row of the traffic table each (without run and time), in order.
 
@@ -77,12 +78,16 @@ def route_shard(
         in_force: what routes.
         ask: (keys, stage) to the teacher's answers; a key may lack.
         valid: labels that the student may answer with, where its taxonomy is older than the project's; None is all.
+        unread: places of items that the student could not read, whatever `answers` say there.
     """
     sure_of = cleared(answers, levels, in_force.thresholds, other) if answers else [False] * items.height
     if answers and valid is not None:
         sure_of = [sure and label in valid for sure, label in zip(sure_of, answers.labels, strict=True)]
+    sure_of = [sure and place not in unread for place, sure in enumerate(sure_of)]
     rows = [
-        _decide(position, key, source_id, cache, answers, levels, in_force, sure)
+        _decide(
+            position, key, source_id, cache, None if position in unread else answers, levels, in_force, sure
+        )
         for position, (key, source_id, sure) in enumerate(
             zip(
                 items["key"].to_list(),

@@ -214,3 +214,15 @@ def test_a_label_that_left_the_taxonomy_is_not_answered() -> None:
     rows = route(["gone", "kept"], Asked({}), answers, valid=LABELS[1:])
     assert [(row["tier"], row["label"]) for row in rows] == [("fallback", None), ("student", LABELS[1])]
     assert rows[0]["student_label"] == LABELS[0], "what it said is logged all the same"
+
+
+def test_what_the_student_could_not_read_it_does_not_answer() -> None:
+    """However sure it sounds: the teacher answers, and nothing is logged as the student's word."""
+    answers = says([LABELS[0]] * 2, [(1.0, 1.0)] * 2)
+    rows = route_shard(
+        requests(["a", "b"]), {}, answers, LEVELS, OTHER, in_force(thresholds=dict.fromkeys(LEVELS, 0.0)),
+        teacher(["b"]), unread={1},
+    )  # fmt: skip
+    assert [row["tier"] for row in rows] == ["student", "teacher"]
+    assert [row["student_label"] for row in rows] == [LABELS[0], None]
+    assert rows[1]["student_confidences"] is None
