@@ -1,18 +1,28 @@
-"""Cleaning a snapshot: cross-fitted evidence in, proposed labels out; the room's one domain function."""
+"""Cleaning a snapshot: cross-fitted evidence in, proposed labels out; the room's one domain function.
+
+Chooses between the methods; what becomes of the rows they contradict is `treatment`'s business.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.cleaning.confident_learning import relabel_issues
 from tasks.cleaning.disagreements import settle
-from tasks.cleaning.relabel import Cleaning, changes_by_level, clean, estimate_noise
+from tasks.cleaning.noise import Counted, estimate_noise
+from tasks.cleaning.relabel import Cleaning, changes_by_level, clean, weighed
+from tasks.cleaning.resubstitution import overwrite_above
 from tasks.student.evaluation import confused_pairs
 from tasks.student.levels import Levels
 from tasks.student.linear import LinearHead
 from tasks.student.neighbours import cross_fitted_votes
+
+Method = Literal["cross_fitted", "cleanlab", "resubstitution"]
 
 
 def clean_rows(
@@ -21,15 +31,21 @@ def clean_rows(
     weight: NDArray[np.float32],
     candidates: NDArray[np.int64],
     folds: NDArray[np.int16],
-    locked: NDArray[np.bool_],
+    people: NDArray[np.bool_],
+    agreed: NDArray[np.bool_],
     levels: Levels,
     cap: float,
     seed: int = 0,
+    method: Method = "cross_fitted",
+    confidence: float = 0.85,
+    gold: Sequence[Counted] = (),
+    passes: Sequence[Counted] = (),
 ) -> tuple[Cleaning, float]:
     """Judge each label by a linear head and by neighbours that never saw it.
 
     Where passes differ the student casts the third vote, between what they said. Labels that only one source
-    vouches for are overwritten where the evidence against them is strong; locked ones never.
+    vouches for are overwritten where the evidence against them is strong; those of people and those on which passes
+    agree never. `resubstitution` does neither: of each row it takes the first answer, and spares people's labels only.
 
     Args:
         vectors: float32 [n, d].
@@ -37,31 +53,54 @@ def clean_rows(
         weight: float32 [n], of each row in training.
         candidates: leaf indices [n, passes] of disputed rows, -1 elsewhere and for missing answers.
         folds: [n], by near-duplicate group.
-        locked: bool [n], labels of people and those on which independent passes agree.
+        people: bool [n], labels of people.
+        agreed: bool [n], labels on which independent passes agree.
         levels: the tree.
         cap: no label loses more than this share.
         seed: of training.
+        method: how wrong labels are found.
+        confidence: of `resubstitution`, see `overwrite_above`.
+        gold: by level, errors of whoever gave the labels that may be overwritten, counted on gold.
+        passes: the same, by passes that differ.
 
     Returns:
-        The proposal, and the regularisation strength that the judging head found.
+        The proposal, and the regularisation strength that the judging head found. Of a disputed row `favourite` is
+        what the third vote went to.
 
     Raises:
-        TrainingError: the rows cannot be cross-fitted.
+        TrainingError: the rows cannot be cross-fitted, or cleanlab is wanted and not installed.
     """
     head = LinearHead()
     P = head.tune(vectors, labels, folds, weight, n_leaves=levels.n_leaves, seed=seed)
+    strength = float(head.strength or 1.0)
+    if method == "resubstitution":
+        fitted = head.fit(vectors, labels, weight, n_leaves=levels.n_leaves, seed=seed)
+        seen = fitted.predict_proba(vectors)
+        return overwrite_above(labels, seen, P, levels, people, confidence, cap), strength
     V = cross_fitted_votes(vectors, labels, folds, levels.n_leaves, weight=weight)
     disputed = (candidates >= 0).any(axis=1)
-    cleaning = clean(labels, P, V, levels, locked | disputed, max_loss=cap)
+    locked = people | agreed | disputed
+    if method == "cleanlab":
+        cleaning = relabel_issues(labels, P, levels, locked, cap)
+    else:
+        cleaning = clean(labels, P, V, levels, locked, max_loss=cap, gold=gold, passes=passes)
     settled = np.where(disputed, settle(candidates, P, V), cleaning.labels)
     overwritten = settled != labels
     settled_rows = ~disputed
+    favourite = np.where(disputed, settled, cleaning.favourite)
+    rows = np.arange(len(labels))
+    evidence = weighed(P, V)
+    sure = np.where(disputed, evidence[rows, np.maximum(favourite, 0)], cleaning.confidence)
+    gain = np.where(disputed, sure - evidence[rows, labels], cleaning.gain)
     merged = replace(
         cleaning,
         noise_estimate=estimate_noise(P[settled_rows], labels[settled_rows]) if settled_rows.any() else 0.0,
         labels=settled,
         overwritten=overwritten,
+        favourite=favourite,
+        confidence=sure.astype(np.float32),
+        gain=gain.astype(np.float32),
         by_level=changes_by_level(labels, settled, levels),
         confused_pairs=confused_pairs(labels[overwritten], settled[overwritten]),
     )
-    return merged, float(head.strength or 1.0)
+    return merged, strength

@@ -6,29 +6,19 @@ is recomputed from them every night.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.cleaning.noise import Counted, Noise, noise_by_level
 from tasks.errors import TrainingError
 from tasks.student.evaluation import confused_pairs
-from tasks.student.levels import Levels
+from tasks.student.levels import Levels, marginals
 
 VOTE_SHARE = 0.4
 """Weight of the neighbours' vote beside the head's out-of-fold probability: the best cheap rule measured."""
-
-LOWEST_MARGIN = 0.3
-"""The margin at and above `NOISY`."""
-
-QUIET, NOISY = 0.05, 0.16
-"""Estimated noise up to which nothing is overwritten, and from which the margin is at its lowest.
-
-Human labels are estimated at 0.03 to 0.06 (what the student contradicts there is its own mistakes), 5 % uniform errors
-at 0.08 to 0.10, 15 % at 0.2; but 13 % to 15 % errors on hard items at only 0.06, no more than clean ones. Out-of-fold
-evidence cannot tell those two apart, so the rule leaves both nearly alone. Who knows the noise from elsewhere (passes
-that disagree, reviewed items) passes the margin: `LOWEST_MARGIN` is right from about 12 % errors up."""
 
 MAX_LOSS = 0.3
 
@@ -51,9 +41,13 @@ class Cleaning:
         overwritten: bool [n], where it is not the given one.
         suspects: rows the student contradicts but that were left alone (too small a margin, or a label that would
             have lost more than its share), the strongest contradiction first: worth a second question.
+        favourite: int64 [n], the label that the evidence prefers, whether or not it was taken; -1 where unlabelled.
+        confidence: float32 [n], the evidence for the favourite, in [0, 1].
+        held_back: bool [n], the suspects contradicted by the margin, which only the cap kept as they are: for review.
         gain: float32 [n], how much more the evidence is for its favourite than for the given label, in [0, 1].
-        noise_estimate: see `estimate_noise`.
-        margin: what `gain` had to reach; inf where nothing was to be overwritten.
+        noise: by level name, how many of the labels that may be overwritten are wrong, and the margin that gives.
+        noise_estimate: the deepest level's.
+        margin: what `gain` had to reach at the deepest level; inf where nothing was to be overwritten.
         by_level: changes by level name.
         confused_pairs: (given leaf, new leaf, count), the most frequent first.
     """
@@ -61,49 +55,20 @@ class Cleaning:
     labels: NDArray[np.int64]
     overwritten: NDArray[np.bool_]
     suspects: NDArray[np.int64]
+    favourite: NDArray[np.int64]
+    confidence: NDArray[np.float32]
+    held_back: NDArray[np.bool_]
     gain: NDArray[np.float32]
+    noise: Mapping[str, Noise]
     noise_estimate: float
     margin: float
     by_level: Mapping[str, LevelCleaning]
     confused_pairs: list[tuple[int, int, int]]
 
 
-def estimate_noise(P: NDArray[np.floating], y: NDArray[np.integer]) -> float:
-    """The share of wrong labels by confident learning (Northcutt, Jiang & Chuang, JAIR 70, 2021, section 3.1).
-
-    A row counts where some label's out-of-fold probability reaches that label's own average among the rows that
-    bear it; the estimate is the share of those rows whose likeliest such label is not the given one. It leans low:
-    errors that the teacher makes systematically are learned by the student and leave no trace, and those on hard
-    items hide among the rows that do not count.
-
-    Args:
-        P: out-of-fold probabilities [n, leaves].
-        y: given labels [n], all labelled.
-
-    Returns:
-        A share in [0, 1]; 0 where no row counts.
-    """
-    given = P[np.arange(len(y)), y].astype(np.float64)
-    counts = np.bincount(y, minlength=P.shape[1])
-    usual = np.bincount(y, given, P.shape[1]) / np.maximum(counts, 1)
-    usual[counts == 0] = np.inf
-    reached = np.where(usual <= P, P, -1.0)
-    confident = reached.max(axis=1) >= 0
-    if not confident.any():
-        return 0.0
-    return float((reached.argmax(axis=1) != y)[confident].mean())
-
-
-def margin_for(noise_estimate: float) -> float:
-    """The margin a contradiction must reach: `LOWEST_MARGIN` at `NOISY` and above, rising to 1 (never) at `QUIET`.
-
-    Returns:
-        A number in [LOWEST_MARGIN, 1], or inf at or below `QUIET`.
-    """
-    if noise_estimate <= QUIET:
-        return float("inf")
-    quietness = min(1.0, max(0.0, (NOISY - noise_estimate) / (NOISY - QUIET)))
-    return LOWEST_MARGIN + (1 - LOWEST_MARGIN) * quietness
+def weighed(P: NDArray[np.floating], V: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The evidence for each label, float [n, leaves] in [0, 1]: the head's probabilities and the neighbours' votes."""
+    return (1 - VOTE_SHARE) * P + VOTE_SHARE * V
 
 
 def clean(
@@ -115,8 +80,14 @@ def clean(
     *,
     max_loss: float = MAX_LOSS,
     margin: float | None = None,
+    gold: Sequence[Counted] = (),
+    passes: Sequence[Counted] = (),
 ) -> Cleaning:
     """Overwrite a label where 0.6 x out-of-fold probability + 0.4 x neighbours' vote beats it by the margin.
+
+    Each level has a margin of its own, from its own noise; a label is overwritten where the evidence clears the
+    margin of every level at which the two differ. So a level whose labels are nearly all right is left alone, even
+    where many are wrong below it.
 
     Args:
         y: given leaves [n]; -1 marks unlabelled rows, which stay so.
@@ -125,7 +96,9 @@ def clean(
         levels: the tree, for the report by level.
         locked: [n], labels of people: never overwritten, never suspects.
         max_loss: no leaf loses more than this share of its rows, in [0, 1]; the least contradicted stay.
-        margin: overrides `margin_for(estimate_noise(P, y))`.
+        margin: of every level, instead of what follows from its noise.
+        gold: by level, the errors counted on gold, see `noise_by_level`.
+        passes: by level, the errors that passes which differ show.
 
     Returns:
         The proposal; `y` itself is not touched.
@@ -142,23 +115,62 @@ def clean(
     labelled = y >= 0
     free = labelled if locked is None else labelled & ~locked
     given = np.where(labelled, y, 0).astype(np.int64)
-    evidence = (1 - VOTE_SHARE) * P + VOTE_SHARE * V
+    evidence = weighed(P, V)
     rows = np.arange(len(y))
     favourite = evidence.argmax(axis=1)
     gain = np.where(labelled, evidence[rows, favourite] - evidence[rows, given], 0).astype(np.float32)
-    noise = estimate_noise(P[free], y[free]) if free.any() else 0.0
-    margin = margin_for(noise) if margin is None else margin
-    wanted = free & (favourite != given) & (gain > 0) & (gain >= margin)
+    noise = noise_by_level(given[free], P[free], levels, gold, passes)
+    if margin is not None:
+        noise = {name: Noise(level.share, "given", margin) for name, level in noise.items()}
+    wanted = free & (favourite != given) & (gain > 0)
+    for name, nodes, weights in zip(levels.names, levels.maps, marginals(evidence, levels), strict=True):
+        before, after = nodes[given], nodes[favourite]
+        beaten_by = weights[rows, after] - weights[rows, before]
+        wanted &= (before == after) | (beaten_by >= noise[name].margin)
+    return propose(y, favourite, gain, evidence[rows, favourite], wanted, free, noise, levels, max_loss)
+
+
+def propose(
+    y: NDArray[np.integer],
+    favourite: NDArray[np.integer],
+    gain: NDArray[np.float32],
+    confidence: NDArray[np.floating],
+    wanted: NDArray[np.bool_],
+    free: NDArray[np.bool_],
+    noise: Mapping[str, Noise],
+    levels: Levels,
+    max_loss: float,
+) -> Cleaning:
+    """What becomes of the changes a method wants: no label loses more than its share, the rest are suspects.
+
+    Args:
+        y: given leaves [n]; -1 unlabelled.
+        favourite: leaves [n] that the evidence prefers.
+        gain: [n], evidence for the favourite less that for the given label.
+        confidence: [n], evidence for the favourite.
+        wanted: [n], rows to overwrite.
+        free: [n], rows that may be overwritten at all.
+        noise: by level.
+        levels: the tree.
+        max_loss: no leaf loses more than this share of its rows, in [0, 1]; the least contradicted stay.
+    """
+    labelled = y >= 0
+    given = np.where(labelled, y, 0).astype(np.int64)
     overwritten = _capped(wanted, gain, given, labelled, max_loss)
     cleaned = np.where(overwritten, favourite, y).astype(np.int64)
-    doubted = np.flatnonzero(free & (gain > 0) & ~overwritten)
+    doubted = np.flatnonzero(free & (wanted | (gain > 0)) & ~overwritten)
+    deepest = noise[levels.names[-1]]
     return Cleaning(
         labels=cleaned,
         overwritten=overwritten,
         suspects=doubted[np.argsort(-gain[doubted], kind="stable")],
+        favourite=np.where(labelled, favourite, -1).astype(np.int64),
+        confidence=np.asarray(confidence, np.float32),
+        held_back=wanted & ~overwritten,
         gain=gain,
-        noise_estimate=noise,
-        margin=margin,
+        noise=noise,
+        noise_estimate=deepest.share,
+        margin=deepest.margin,
         by_level=changes_by_level(y, cleaned, levels),
         confused_pairs=confused_pairs(y[overwritten], cleaned[overwritten]),
     )

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.cleaning.relabel import LOWEST_MARGIN, QUIET, clean, estimate_noise, margin_for
+from tasks.cleaning.noise import LOWEST_MARGIN, QUIET
+from tasks.cleaning.relabel import clean
 from tasks.errors import TrainingError
 from tasks.student.levels import Levels
 
@@ -53,6 +54,11 @@ def test_the_rules_hold_whatever_the_numbers(seed: int, noise: float, max_loss: 
     assert not np.any(result.overwritten[result.suspects])
     assert not np.any(locked[result.suspects])
     assert np.all(np.diff(result.gain[result.suspects]) <= 0)
+    evidence = 0.6 * P + 0.4 * V
+    assert np.array_equal(result.favourite, np.where(y >= 0, evidence.argmax(axis=1), -1))
+    assert np.allclose(result.confidence, evidence.max(axis=1))
+    assert set(np.flatnonzero(result.held_back)) <= set(result.suspects.tolist())
+    assert np.all(result.gain[result.held_back] >= margin)
     upper, leaf = result.by_level["l1"], result.by_level["l2"]
     assert leaf.overwritten == result.overwritten.sum() >= upper.overwritten
     assert leaf.labels == (y >= 0).sum()
@@ -66,15 +72,10 @@ def test_what_the_cap_holds_back_leads_the_suspects() -> None:
     held_back = free.overwritten & ~capped.overwritten
     assert held_back.any()
     assert set(np.flatnonzero(held_back)) == set(capped.suspects[: held_back.sum()].tolist())
+    assert np.array_equal(held_back, capped.held_back)
+    assert not free.held_back.any()
+    assert np.array_equal(capped.favourite[held_back], free.labels[held_back])
     assert np.all(free.overwritten >= capped.overwritten)
-
-
-def test_the_margin_grows_as_the_noise_shrinks() -> None:
-    margins = [margin_for(noise) for noise in np.linspace(0, 0.5, 200)]
-    assert np.all(np.diff([min(m, 1.0) for m in margins]) <= 1e-12)
-    assert margins[0] == np.inf
-    assert margins[-1] == LOWEST_MARGIN
-    assert estimate_noise(np.full((3, 4), 0.25), np.zeros(3, int)) == 0
 
 
 def test_shapes_and_empty_input() -> None:
