@@ -33,6 +33,7 @@ COMMANDS = {
     "route": ("deployments.commands.jobs", "Answer a file of items by cache, student or teacher."),
     "nightly": ("deployments.commands.jobs", "The whole wheel once."),
     "report": ("deployments.commands.watch", "Write the HTML report."),
+    "export": ("deployments.commands.export", "Write a version as ONNX for programs without this package."),
     "bench": ("deployments.commands.watch", "Measure the champion's latency and throughput."),
     "status": ("deployments.commands.watch", "Say how the project stands."),
     "up": ("deployments.commands.stack", "Start the local stack: Prefect, MLflow, a worker, the schedules."),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -19,7 +19,7 @@ from tasks.taxonomy import Taxonomy, load_taxonomy, read_yaml
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 OpenShare = Annotated[float, Field(gt=0.0, lt=1.0)]
-CANDIDATES = Literal["linear", "mlp", "ensemble", "timm"]
+CANDIDATES = Literal["linear", "mlp", "ensemble", "gbdt", "finetuned", "timm"]
 
 
 class Section(BaseModel):
@@ -118,6 +118,7 @@ class Batches(Section):
     window: str = "24h"  # in which the provider is to be done
     most_requests: int = Field(50_000, ge=1)  # of a file
     most_bytes: int = Field(200_000_000, ge=1)  # of a file
+    nightly: bool = False  # the nightly run sends what is due in batches, and fetches it the night after
 
 
 class Teacher(Model):
@@ -195,13 +196,32 @@ class Encoder(Section):
     """The frozen model that turns an item into a vector, once."""
 
     model: str = "intfloat/multilingual-e5-base"
-    prefix: str = ""
+    prefix: str | None = None  # before every text; None: what the model's card asks for, where it is known
     normalize: bool = True
     max_length: int | None = Field(None, ge=8)
     revision: str | None = None
     sha256: str | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     storage_dtype: Literal["float32", "float16"] = "float32"  # of cached vectors; float16: half the room
+    precision: Literal["auto", "float32", "bfloat16"] = (
+        "auto"  # auto: bfloat16 where the machine is built for it
+    )
+    dimensions: int | None = Field(
+        None, ge=1
+    )  # the first ones of a vector, for models trained to be cut (Matryoshka)
+    backend: Literal["torch", "onnx", "onnx-int8"] = "torch"
+    pretrained: bool = True  # of timm models; without, random weights that are always the same
+    base_url: str | None = None  # of an endpoint (openai:MODEL); None: that of OpenAI
+    api_key_env: str | None = None
+
+
+class Finetune(Section):
+    """How the candidate `finetuned` trains the encoder further; epochs are at most so many."""
+
+    epochs: int = Field(5, ge=1)
+    max_steps: int = Field(5000, ge=1)  # of one training
+    batch: int = Field(32, ge=1)
+    learning_rate: float = Field(3e-5, gt=0)
 
 
 class Student(Section):
@@ -213,6 +233,8 @@ class Student(Section):
     pretrained: bool = True
     epochs: int = Field(12, ge=1)
     image_size: int = Field(96, ge=16, le=512)
+    finetune: Finetune = Finetune()
+    onnx: bool = False  # each new version's graph is kept with its run, as `flywheel export` writes it
 
     @field_validator("candidates")
     @classmethod
@@ -223,10 +245,18 @@ class Student(Section):
 
 
 class Cleaning(Section):
-    """How labels the student confidently contradicts are dealt with."""
+    """How labels the student confidently contradicts are found, and what becomes of them.
 
-    method: Literal["cross_fitted", "none"] = "cross_fitted"
-    cap: Share = 0.3
+    `resubstitution` is the recipe as first published: it judges rows by a model that has seen their labels, and so
+    repeats most wrong ones. Of `re-ask` the teacher's second answer decides between label and student.
+    """
+
+    method: Literal["cross_fitted", "cleanlab", "resubstitution", "none"] = "cross_fitted"
+    mode: Literal["relabel", "drop", "reweight", "re-ask"] = "relabel"
+    cap: Share = 0.3  # no label loses more of its rows
+    confidence: OpenShare = 0.85  # of resubstitution: overwrite from here on
+    reask_budget_usd: float | None = Field(None, ge=0)  # of a run; None: what the run's own budget has left
+    reask_share: Share = 0.1  # of all labelled items, the most contradicted first
 
 
 class Routing(Section):
@@ -259,6 +289,39 @@ class Storage(Section):
 
     root: str | None = None
     database: str | None = None
+    cache: str | None = (
+        None  # of embeddings: a path, or an fsspec URL such as s3://bucket/prefix; None: under root
+    )
+
+    @field_validator("root")
+    @classmethod
+    def _root_is_a_folder(cls, root: str | None) -> str | None:
+        if root is not None and "://" in root:
+            raise ValueError(
+                "must be a folder: of what lies there only embeddings may be at a URL, storage.cache"
+            )
+        return root
+
+
+class Runner(Section):
+    """Where items are encoded; `runner: dask` is short for its `kind`.
+
+    Threads are this process. A cluster has an address, or is started for the run and ended after it.
+    """
+
+    kind: Literal["threads", "processes", "dask", "ray"] = "threads"
+    address: str | None = None
+    workers: int | None = Field(
+        None, ge=1, le=65_536
+    )  # None: one a core of this machine, or all of a cluster's
+    threads: int = Field(1, ge=1)  # of computation in each worker
+    shard_rows: int = Field(4096, ge=1)  # what a worker is given at a time, and what a kill costs at most
+
+    @model_validator(mode="after")
+    def _clusters_have_addresses(self) -> Runner:
+        if self.address is not None and self.kind not in ("dask", "ray"):
+            raise ValueError("an address is for kind: dask or ray")
+        return self
 
 
 class Mlflow(Section):
@@ -284,7 +347,7 @@ class Project(Section):
     routing: Routing = Routing()
     promotion: Promotion = Promotion()
     schedule: Schedule = Schedule()
-    runner: Literal["threads", "processes", "dask", "ray"] = "threads"
+    runner: Runner = Runner()
     storage: Storage = Storage()
     mlflow: Mlflow = Mlflow()
     file: Path = Field(default=Path("project.yaml"), exclude=False)
@@ -298,6 +361,15 @@ class Project(Section):
             return {**values, "encoder": {"model": "pixels:32"}}
         return values
 
+    @field_validator("runner", mode="before")
+    @classmethod
+    def _a_runner_by_its_kind(cls, written: Any) -> Any:
+        if not isinstance(written, str):
+            return written
+        if written not in (kinds := get_args(Runner.model_fields["kind"].annotation)):
+            raise ValueError(f"must be one of {', '.join(kinds)}")
+        return {"kind": written}
+
     @model_validator(mode="after")
     def _only_texts_are_likened(self) -> Project:
         form = self.labeling.prompt
@@ -309,6 +381,14 @@ class Project(Section):
     def root(self) -> Path:
         """The folder of everything this project writes (absolute)."""
         return (self.home / Path(self.storage.root or f"var/{self.project}").expanduser()).absolute()
+
+    @cached_property
+    def cache_root(self) -> Path | str:
+        """Where the embedding cache lies: a folder (absolute) or an fsspec URL; other machines may share it."""
+        written = self.storage.cache
+        if written is None:
+            return self.root
+        return written if "://" in written else (self.home / Path(written).expanduser()).absolute()
 
     @property
     def database_url(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -76,11 +76,16 @@ class Ingested(Record):
 class Labelled(Record):
     """What a labelling run did; `unlabelled_left` counts items still without an answer in every pass.
 
+    `no_answer` of them were given up: no run asks about them again under this prompt and model, a person may decide.
+    `written` label rows were appended, which after a kill may be those of an earlier run's answers. `in_all` counts all
+    items ever asked about under this prompt and model: `labelled`, `disagreed`, `invalid`.
     Of the `disagreed`, `partial` are those whose upper levels are kept; `tie_breaks` were asked once more. Agreement of
     the passes is over all items that every pass labelled: as a share, by level, by label (of the items of which any
     pass said it) and beyond chance (Cohen's kappa). `chosen` counts the items by why they were asked about: `owed`,
     `uncertain`, `diverse`, `random`; `all` where nothing had to be chosen. `waiting` requests were left in open
-    batches; `batches` counts those submitted, fetched, refused by the provider and open, if there were any.
+    batches; `batches` counts those submitted, fetched, refused by the provider and open, if there were any, and what
+    was `paid_twice` because it could not wait for them. `least_agreed` are the labels on which the passes agree least:
+    label, share, items of which any pass said it. `gold_rejected` counts gold rows that were left out, by reason.
     """
 
     items: int = 0
@@ -106,6 +111,11 @@ class Labelled(Record):
     synthesis: Mapping[str, Any] | None = None
     waiting: int = 0
     batches: Mapping[str, Any] | None = None
+    no_answer: int = 0
+    written: int = 0
+    in_all: Mapping[str, int] = field(default_factory=dict)
+    least_agreed: Sequence[tuple[str, float, int]] = ()
+    gold_rejected: Mapping[str, int] = field(default_factory=dict)
 
     def with_synthesis(self, written: Synthesized) -> Labelled:
         """The same run, the examples that it let the teacher write beside it: calls and cost are of both."""
@@ -150,6 +160,8 @@ class Embedded(Record):
     """What an embedding run did; `fingerprint` names the cache folder.
 
     `set_aside` are the damaged parts that were found, with why; `merged` counts small parts made into larger ones.
+    `not_encoded` items have no vector; the first of them stand in `not_encoded_rows`, each with its id and why.
+    `warnings` name settings that are probably not meant.
     """
 
     encoded: int
@@ -160,6 +172,9 @@ class Embedded(Record):
     rejected: Mapping[str, int] = field(default_factory=dict)
     set_aside: list[str] = field(default_factory=list)
     merged: int = 0
+    not_encoded: int = 0
+    not_encoded_rows: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -194,7 +209,10 @@ class PrunedCaches(Record):
 
 @dataclass(frozen=True)
 class Snapshot(Record):
-    """The frozen rows a training run uses: parquet path, content fingerprint, counts (`synthetic` of the `rows`)."""
+    """The frozen rows a training run uses: parquet path, content fingerprint, counts (`synthetic` of the `rows`).
+
+    `gold_rejected` counts the gold rows that were left out, by reason.
+    """
 
     path: str
     fingerprint: str
@@ -203,13 +221,17 @@ class Snapshot(Record):
     removed_gold: int
     removed_near_gold: int
     synthetic: int = 0
+    gold_rejected: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Cleaned(Record):
     """What cleaning did, by level: `{name: {labels, overwritten, share}}`.
 
-    `strength` is the regularisation it found, where a retrain on the same rows starts to look.
+    `strength` is the regularisation it found, where a retrain on the same rows starts to look. `noise` is by level the
+    `share` of wrong labels, its `source` and the `margin` it gives (1 is never). `dropped` and `reweighted` rows keep
+    their label. `asked_again` counts second answers: the `answers` there are, and of them those that `kept` the label,
+    `changed` it to what the student says, or left it `undecided`. `sample` is a file of changes for a person to read.
     """
 
     levels: Mapping[str, Mapping[str, float]]
@@ -220,6 +242,14 @@ class Cleaned(Record):
     suspects: int
     strength: float | None = None
     confused_pairs: list[tuple[str, str, int]] = field(default_factory=list)
+    method: str = "cross_fitted"
+    mode: str = "relabel"
+    noise: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    dropped: int = 0
+    reweighted: int = 0
+    asked_again: Mapping[str, int] = field(default_factory=dict)
+    asked_again_usd: float = 0.0
+    sample: str | None = None
 
 
 @dataclass(frozen=True)

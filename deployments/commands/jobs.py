@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from deployments.output import DONE, INCOMPLETE, Outcome, command, shown
+
+if TYPE_CHECKING:
+    from tasks.records import Snapshot
 
 
 @click.command(name="embed")
@@ -41,7 +44,12 @@ def embed_command(project: str, verify: bool, sample: int, prune: bool, yes: boo
         )
     if record.set_aside:
         text += "\ndamaged parts set aside, their items encoded anew:\n" + _listed(record.set_aside)
-    return Outcome(record.as_dict(), text)
+    if record.not_encoded:
+        text += f"\n{record.not_encoded:,} cannot be encoded:\n{_listed(record.not_encoded_rows)}"
+        if record.not_encoded > len(record.not_encoded_rows):
+            text += f"\n  and {record.not_encoded - len(record.not_encoded_rows):,} more"
+    text += "".join(f"\nwarning: {warning}" for warning in record.warnings)
+    return Outcome(record.as_dict(), text, INCOMPLETE if record.not_encoded else DONE)
 
 
 def _verified(project: str, sample: int) -> Outcome:
@@ -84,9 +92,15 @@ def clean_command(project: str) -> Outcome:
         name: f"{row['overwritten']:,} of {row['labels']:,} ({row['share']:.1%})"
         for name, row in record.levels.items()
     }
-    return Outcome(
-        record.as_dict(), f"overwritten, estimated noise {record.noise_estimate:.1%}:\n{shown(levels)}"
-    )
+    text = f"overwritten, estimated noise {record.noise_estimate:.1%}:\n{shown(levels)}"
+    if record.dropped or record.reweighted:
+        text += f"\n{record.dropped:,} left out of training, {record.reweighted:,} weighed down; their labels stay"
+    if record.asked_again.get("answers"):
+        counts = "{answers:,}, of them {kept:,} kept, {changed:,} changed, {undecided:,} undecided"
+        text += f"\nasked again: {counts.format(**record.asked_again)}, for {record.asked_again_usd:.4f} USD"
+    if record.sample is not None:
+        text += f"\na sample of the changes to read: {record.sample}"
+    return Outcome(record.as_dict(), text + _gold_left_out(record.snapshot))
 
 
 @click.command(name="retrain")
@@ -107,7 +121,13 @@ def retrain_command(project: str) -> Outcome:
             record.bottleneck,
         ]
     )
-    return Outcome(record.as_dict(), text)
+    return Outcome(record.as_dict(), text + _gold_left_out(record.snapshot))
+
+
+def _gold_left_out(snapshot: Snapshot) -> str:
+    """A line of its own about rows of the gold file that are no gold; nothing where there are none."""
+    counts = ", ".join(f"{reason}: {count}" for reason, count in snapshot.gold_rejected.items())
+    return f"\ngold rows left out: {counts}" if counts else ""
 
 
 @click.command(name="recalibrate")
@@ -155,7 +175,7 @@ def rollback_command(project: str) -> Outcome:
 
 @click.command(name="route")
 @click.argument("file", type=click.Path(dir_okay=False))
-@click.option("--out", required=True, type=click.Path(dir_okay=False), help="Parquet to write.")
+@click.option("--out", required=True, type=click.Path(dir_okay=False), help="Parquet (or .csv) to write.")
 @command()
 def route_command(project: str, file: str, out: str) -> Outcome:
     """Answer FILE (parquet, csv, jsonl) by cache, student or teacher."""
@@ -184,7 +204,12 @@ def nightly_command(project: str) -> Outcome:
     from flows.nightly import nightly
 
     done = nightly(project)
-    left = done["label"]["unlabelled_left"] or done["label"]["stopped"] or done["route"]["unanswered"]
+    labelled = done["label"]  # what was given up is for a person, and no reason to ring every night
+    left = (
+        labelled["unlabelled_left"] - labelled["no_answer"]
+        or labelled["stopped"]
+        or done["route"]["unanswered"]
+    )
     if not done["changed"]:
         text = "nothing new"
     else:
@@ -198,4 +223,6 @@ def nightly_command(project: str) -> Outcome:
                 f"report: {done['report']}",
             ]
         )
+    if done["label"]["waiting"]:
+        text += f"\n{done['label']['waiting']:,} requests wait in batches for the next night"
     return Outcome(done, text, INCOMPLETE if left else DONE)

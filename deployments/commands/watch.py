@@ -154,12 +154,15 @@ def _measured(measured: Bench) -> str:
         ("student, one item", *times(measured.latency_ms)),
         ("  its head alone", *times(measured.head_latency_ms)),
     ]
-    teacher, rate = measured.teacher, measured.throughput
+    teacher, rate, onnx = measured.teacher, measured.throughput, measured.onnx_head
+    if onnx is not None:
+        rows.append(("  its ONNX head", *times(onnx.latency_ms)))
     if teacher is not None:
         rows.append(("teacher, one call", *times(teacher.latency_ms)))
     lines = {
         "throughput": f"{rate.items_per_second:,.0f} items/s at batch {rate.batch:,} "
-        f"(head alone {rate.head_items_per_second:,.0f})",
+        f"(head alone {rate.head_items_per_second:,.0f}"
+        + (")" if onnx is None else f", in ONNX {onnx.items_per_second:,.0f})"),
         "answered": f"{measured.answered:.1%} of {measured.items:,} items, under the policy in force",
         "memory": f"{measured.peak_memory_mb:,.0f} MB at most, everything imported",
         "threads": f"{measured.threads} of {measured.cpus} processors",

@@ -11,6 +11,7 @@ from sqlalchemy import func, select
 from tasks.store import Store, schema
 from tasks.store.labels import effective_labels
 from tasks.student.intervals import clopper_pearson
+from tasks.synthetic import SYNTHETIC
 
 
 @dataclass(frozen=True)
@@ -89,15 +90,15 @@ def spending(store: Store) -> dict[str, dict[str, float]]:
 
 
 def label_error(store: Store, truth: Mapping[str, str], cleaned: pl.DataFrame) -> dict[str, float]:
-    """Share of wrong training labels before and after cleaning, by the truth.
+    """Share of wrong training labels before and after cleaning, by the truth; written examples have none.
 
     Args:
         store: the open database.
         truth: hexadecimal key to label.
         cleaned: key, label, overwritten as cleaning wrote it.
     """
-    raw = effective_labels(store).select("key", pl.col("label").alias("raw"))
-    rows = cleaned.join(raw, on="key", how="left")
+    raw = effective_labels(store).select("key", "source", pl.col("label").alias("raw"))
+    rows = cleaned.join(raw, on="key", how="left").filter(pl.col("source").ne_missing(SYNTHETIC))
     right = pl.Series("truth", [truth.get(key.hex()) for key in rows["key"].to_list()], pl.String)
     rows = rows.with_columns(right)
     changed = rows.filter(pl.col("overwritten"))

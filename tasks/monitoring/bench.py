@@ -17,7 +17,7 @@ import numpy as np
 from sqlalchemy import select
 
 from tasks.embedding.encoders import load_encoder
-from tasks.errors import TrainingError
+from tasks.errors import ConfigError, TrainingError
 from tasks.monitoring.cost import WRITING_STAGE
 from tasks.project import Project
 from tasks.promotion.tracking import registry_of
@@ -55,6 +55,14 @@ class Throughput(Record):
 
 
 @dataclass(frozen=True)
+class OnnxPace(Record):
+    """The exported head on one thread: latency of one item, and items a second in the same batch."""
+
+    latency_ms: Latency
+    items_per_second: float
+
+
+@dataclass(frozen=True)
 class TeacherPace(Record):
     """The teacher's newest calls that were answered: how many, their latency, their mean cost."""
 
@@ -66,7 +74,10 @@ class TeacherPace(Record):
 
 @dataclass(frozen=True)
 class Bench(Record):
-    """What was measured; `answered` is the share of the items that the policy lets the student answer."""
+    """What was measured; `answered` is the share of the items that the policy lets the student answer.
+
+    `onnx_head` is None where the extra is not installed or the student has no ONNX form.
+    """
 
     model_version: str
     student: str
@@ -81,6 +92,7 @@ class Bench(Record):
     threads: int
     cpus: int
     teacher: TeacherPace | None
+    onnx_head: OnnxPace | None = None
 
 
 def bench(
@@ -138,6 +150,7 @@ def bench(
         threads=threads_used(),
         cpus=os.cpu_count() or 1,
         teacher=teacher_pace(store, project.teacher.model),
+        onnx_head=_onnx_head(student, vectors, encoded, clock),
     )
 
 
@@ -181,6 +194,22 @@ def threads_used() -> int:
     pools = [int(pool["num_threads"]) for pool in threadpool_info()]
     torch = sys.modules.get("torch")
     return max([1, *pools, *([int(torch.get_num_threads())] if torch is not None else [])])
+
+
+def _onnx_head(student: Student, inputs: Any, batch: Any, clock: Callable[[], float]) -> OnnxPace | None:
+    from tasks.student.onnx_comparison import OnnxStudent, graph_inputs
+    from tasks.student.onnx_export import graph_bytes
+
+    try:
+        graph = OnnxStudent(graph_bytes(student))
+    except (ConfigError, TrainingError):
+        return None
+
+    def answer(some: Any) -> object:
+        return graph.run(graph_inputs(student, some))
+
+    each = _seconds_each(answer, [inputs[row : row + 1] for row in range(len(inputs))], clock)
+    return OnnxPace(latency(each), round(_per_second(lambda: answer(batch), clock), 1))
 
 
 def _contents(project: Project, store: Store, items: int) -> list[Any]:

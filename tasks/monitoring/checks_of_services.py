@@ -19,7 +19,7 @@ from urllib.parse import urlparse
 import numpy as np
 from sqlalchemy import insert
 
-from tasks.embedding.encoders import SentenceEncoder, load_encoder
+from tasks.embedding.encoders import check_reads, complaints, load_encoder
 from tasks.embedding.vectors import encoder_settings
 from tasks.errors import (
     ConfigError,
@@ -61,12 +61,10 @@ def encoder(found: Found) -> Check:
     """The encoder loads and gives a finite vector of one item."""
     project = found.project
     contents = content_of(found.first_item(), project.task.modality)
+    settings = encoder_settings(project.encoder)
+    check_reads(settings, project.task.modality)
     started = time.monotonic()
-    loaded = load_encoder(encoder_settings(project.encoder))
-    if project.task.modality == "image" and isinstance(loaded, SentenceEncoder):
-        # It would take the bytes for a text and give vectors that mean nothing.
-        detail = f"{project.encoder.model} reads texts, and the items are images"
-        return Check("encoder", False, detail, "Use pixels:SIZE, for instance pixels:32.")
+    loaded = load_encoder(settings)
     ready = time.monotonic()
     vectors = loaded.encode(contents)
     seconds = time.monotonic() - ready
@@ -76,7 +74,7 @@ def encoder(found: Found) -> Check:
         return Check("encoder", False, detail, f"Name an encoder for {project.task.modality}s.")
     found.dimension = loaded.dimension
     detail = f"{name}: {loaded.dimension} dimensions, loaded in {ready - started:.1f} s, one item in {seconds:.3f} s"
-    return Check("encoder", True, detail)
+    return Check("encoder", True, ". ".join([detail, *complaints(settings)]))
 
 
 def models(project: Project) -> list[tuple[str, Trial]]:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import polars as pl
 from sqlalchemy import func, select
 
-from tasks.labeling.agreement import agreement
+from tasks.labeling.agreement import MIN_MENTIONS, agreement
 from tasks.labeling.asking import asking_teacher
+from tasks.labeling.batch_book import Waiting, what_waits
 from tasks.labeling.ledger import current_answers
 from tasks.monitoring.audited import Audited, audited_error
 from tasks.monitoring.cost import Spending, spending
@@ -40,7 +40,6 @@ from tasks.project import Project
 from tasks.store import Store, schema
 from tasks.store.traffic import tier_counts
 
-MIN_MENTIONS = 5  # labels said less often are not called the least agreed on
 LEAST_AGREED = 10
 
 
@@ -100,6 +99,7 @@ class ReportFacts:
     versions: tuple[VersionLine, ...]
     runs: tuple[RunLine, ...]
     lease: Lease | None
+    waiting: Waiting = field(default_factory=Waiting)
 
     @property
     def requests(self) -> int:
@@ -155,6 +155,7 @@ def report_facts(project: Project, store: Store, now: float | None = None) -> Re
         versions=trained_versions(runs, project.taxonomy.levels, champion, challenger),
         runs=tuple(runs),
         lease=lease_of(store, now),
+        waiting=what_waits(store),
     )
 
 
@@ -187,12 +188,5 @@ def _agreement(project: Project, store: Store) -> PassAgreement:
     version = asking_teacher(project).version
     answers = current_answers(store, version).select("key", "pass", "label")
     found = agreement(answers, teacher.passes, taxonomy.levels)
-    said = answers.filter(pl.col("label").is_not_null()).unique(["key", "label"])
-    mentions = dict(said.group_by("label").len().iter_rows())
-    doubted = [
-        (label, share, mentions[label])
-        for label, share in found.by_label.items()
-        if share < 1 and mentions[label] >= MIN_MENTIONS
-    ]
-    least = tuple(sorted(doubted, key=lambda row: (row[1], -row[2], row[0]))[:LEAST_AGREED])
+    least = tuple(row for row in found.least(LEAST_AGREED) if row[2] >= MIN_MENTIONS)
     return PassAgreement(found.items, found.share, found.kappa, dict(found.by_level), least)

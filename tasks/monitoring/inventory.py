@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 from sqlalchemy import func, select
 
+from tasks.labeling.contradictions import confident_contradictions, still_contradicted
 from tasks.project import Project
 from tasks.records import LLM_SOURCES, PARTIAL, SOURCES
 from tasks.sources import read_gold
@@ -22,8 +23,9 @@ from tasks.store.runs import STALE_SECONDS
 from tasks.store.traffic import owed_keys
 from tasks.synthetic import SYNTHETIC
 
-DIFFERING, PASSES, IMPORTS, INVALID = (
+DIFFERING, CONTRADICTED, PASSES, IMPORTS, INVALID = (
     "student and teacher differ",
+    "student contradicts the label",
     "passes differ",
     "imported labels differ",
     "no valid answer",
@@ -104,14 +106,14 @@ def take_inventory(project: Project, store: Store) -> Inventory:
         from_traffic=items.filter(pl.col("origin") == "traffic").height,
         labelled={source: by_source[source] for source in SOURCES if source in by_source},
         unlabelled=unlabelled.height,
-        awaiting=_awaiting(store, resolved, gold),
+        awaiting=_awaiting(project, store, resolved, gold),
         gold_rows=gold.height,
         synthetic=every.height - resolved.height,
         partial=resolved.filter(pl.col("source") == PARTIAL).height,
     )
 
 
-def _awaiting(store: Store, resolved: pl.DataFrame, gold: pl.DataFrame) -> dict[str, int]:
+def _awaiting(project: Project, store: Store, resolved: pl.DataFrame, gold: pl.DataFrame) -> dict[str, int]:
     """Items by why a person should decide them, under the first reason that fits."""
     traffic, answers = schema.traffic.c, schema.answers.c
     audited = store.read(
@@ -121,8 +123,11 @@ def _awaiting(store: Store, resolved: pl.DataFrame, gold: pl.DataFrame) -> dict[
     ).unique("key", keep="last", maintain_order=True)
     dead = store.read(select(answers.key).where(answers.label.is_(None)).distinct())
     disputed = resolved.filter(pl.col("label").is_null())
+    settled = resolved.filter(pl.col("label").is_not_null())
+    doubted = confident_contradictions(project.root)
     reasons = {
         DIFFERING: audited.filter(pl.col("student_label") != pl.col("teacher_label")),
+        CONTRADICTED: still_contradicted(doubted, settled, project.taxonomy.leaves),
         PASSES: disputed.filter(pl.col("source").is_in(LLM_SOURCES)),
         IMPORTS: disputed.filter(pl.col("source") == "imported"),
         INVALID: dead.join(resolved, on="key", how="anti"),

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import func, select
 
+from tasks.labeling.batch_book import what_waits
 from tasks.monitoring.inventory import audits_owed, lease_of, run_lines, take_inventory
 from tasks.monitoring.serving import versions_in_charge
 from tasks.monitoring.wording import TIERS, dollars, percent, without_teacher
@@ -44,7 +45,7 @@ def status(project: Project, store: Store, now: float | None = None) -> dict[str
     tiers: dict[str, int] = {}
     for tier, requests in tier_counts(store).select("tier", "requests").iter_rows():
         tiers[tier] = tiers.get(tier, 0) + requests
-    lease = lease_of(store, now)
+    lease, waiting = lease_of(store, now), what_waits(store)
     return {
         "project": project.project,
         "items": inventory.items,
@@ -70,6 +71,14 @@ def status(project: Project, store: Store, now: float | None = None) -> dict[str
         "cost_usd_last_30_days": round(float(store.scalar(recent) or 0.0), 6),
         "tiers": tiers,
         "audits_owed": audits_owed(store),
+        "open_batches": {
+            "count": waiting.batches,
+            "requests": waiting.requests,
+            "items": waiting.items,
+            "oldest_seconds": None
+            if waiting.oldest_at is None
+            else round(max(0.0, now - waiting.oldest_at), 1),
+        },
         "lease": None
         if lease is None
         else {"owner": lease.owner, "silent_seconds": round(lease.silent_seconds, 1), "stale": lease.stale},
@@ -113,6 +122,8 @@ def render_status(status: dict[str, Any]) -> str:
     ]
     if status["challenger_version"] is not None:
         rows.append(("challenger", f"version {status['challenger_version']} waits for `flywheel promote`"))
+    if (batches := status["open_batches"])["count"]:
+        rows.append(("open batches", _batches(batches)))
     rows += [
         ("traffic", _traffic(status["tiers"])),
         ("audits owed", f"{status['audits_owed']:,}"),
@@ -156,6 +167,11 @@ def _traffic(tiers: dict[str, int]) -> str:
         return "none yet"
     parts = [f"{TIERS.get(tier, tier)} {tiers[tier]:,}" for tier in [*TIERS] if tier in tiers]
     return _with(f"{sum(tiers.values()):,}, {percent(without_teacher(tiers), 0)} without the teacher", parts)
+
+
+def _batches(batches: dict[str, Any]) -> str:
+    items = f"{batches['items']:,} items in {batches['requests']:,} requests"
+    return f"{batches['count']:,}  ({items}, the oldest sent {_age(batches['oldest_seconds'])} ago)"
 
 
 def _run(run: dict[str, Any]) -> str:

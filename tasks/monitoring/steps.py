@@ -7,16 +7,20 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from tasks.labeling.batch_book import what_waits
 from tasks.monitoring.wheel import remember, remembered_state, wheel_state
 from tasks.project import Project
 from tasks.sources import expand
 from tasks.store import Store, open_store
+from tasks.store.labels import newest_label_id
 
 
 @task(name="has anything changed", cache_policy=NO_CACHE)
 def nothing_changed(project: Project) -> bool:
-    """True when this turn brought nothing and the last one was complete."""
+    """True when this turn brought nothing and the last one was complete, or the very first labels are on their way."""
     store = open_store(project.database_url, project.project)
+    if not newest_label_id(store) and what_waits(store).batches:
+        return True  # a night that has sent its first batch has nothing to learn from yet
     return remembered_state(store) == _state(project, store)
 
 

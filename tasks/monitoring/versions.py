@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
 
 from tasks.monitoring.audited import Share, share_of
+from tasks.monitoring.cleaning_report import CleaningReport, cleaning_report
 from tasks.monitoring.inventory import RunLine
 from tasks.records import Policy
 from tasks.store import Store, schema
@@ -55,6 +56,7 @@ class TrainedVersion:
         reliability: (mean confidence, accuracy, items) a bin.
         true, answered: leaf indices of the judged items.
         cleaning: by level `{labels, overwritten, share}`; relabelled: (given, new, count), most frequent first.
+        cleaned: before and after by level, and what else there is to read about it.
     """
 
     version: str
@@ -79,6 +81,7 @@ class TrainedVersion:
     relabelled: tuple[tuple[str, str, int], ...]
     noise_estimate: float | None
     suspects: int
+    cleaned: CleaningReport = field(default_factory=CleaningReport)
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,7 @@ def trained_version(facts: Mapping[str, Any], version: str, policy: Policy | Non
         relabelled=tuple((given, new, count) for given, new, count in cleaning["confused_pairs"]),
         noise_estimate=cleaning["noise_estimate"],
         suspects=cleaning["suspects"],
+        cleaned=cleaning_report(facts),
     )
 
 

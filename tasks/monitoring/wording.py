@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tasks.labeling.batch_book import Waiting
     from tasks.monitoring.audited import AuditedTier
     from tasks.monitoring.facts import ReportFacts
 
@@ -61,6 +62,15 @@ def without_teacher(tiers: Mapping[str, int]) -> float | None:
     """Share of requests that no call to the teacher answered; None without requests."""
     total = sum(tiers.values())
     return sum(tiers.get(tier, 0) for tier in WITHOUT_TEACHER) / total if total else None
+
+
+def waiting_words(waiting: Waiting, now: float) -> str:
+    """What waits in open batches, for how long, and who fetches it."""
+    hours = max(0.0, now - (waiting.oldest_at or now)) / 3600
+    batches = "1 open batch" if waiting.batches == 1 else f"{waiting.batches:,} open batches"
+    items = "1 item waits" if waiting.items == 1 else f"{waiting.items:,} items wait"
+    where = f"{items} in {batches} at the provider, the oldest for {hours:.1f} hours"
+    return f"{where}: `flywheel label` fetches what has ended."
 
 
 def truth_words(tier: AuditedTier) -> str:
@@ -207,6 +217,8 @@ def advice(facts: ReportFacts) -> list[str]:
             "The thresholds are certified against the teacher, which is agreement and costs coverage: a few "
             "hundred reviewed or gold items would lift it."
         )
+    if facts.waiting.batches:
+        said.append(waiting_words(facts.waiting, facts.made_at))
     if facts.audits_owed:
         said.append(
             f"{facts.audits_owed:,} audits are still owed by the teacher: `flywheel label` asks again."

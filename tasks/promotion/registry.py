@@ -11,16 +11,21 @@ import os
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from tasks.embedding.encoders import EncoderSettings
 from tasks.errors import InputError, TrainingError
+from tasks.student.finetuned import settle
 from tasks.student.package import STUDENT_FILE, Student, load_student
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+PIXEL = bytes.fromhex(  # a PNG of one white pixel
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a4944415478da63f8"
+    "0f00010101001cb08c990000000049454e44ae426082"
+)
 REQUIRED = (
     "mlflow",
     "numpy",
@@ -53,6 +58,11 @@ class Registry:
     experiment: str
     model_name: str
     artifact_root: Path
+
+    @property
+    def encoders_home(self) -> Path:
+        """Where encoders that were trained further are kept, whichever version's they are."""
+        return self.artifact_root.parent / "encoders"
 
     def log_retrain(
         self,
@@ -100,8 +110,8 @@ class Registry:
             mlflow.start_run(run_id=run_id),
             warnings.catch_warnings(),
         ):
-            # An example would load the encoder a second time, only to see that the signature we state is right.
-            warnings.filterwarnings("ignore", message=".*input example.*")
+            # MLflow compares the example's columns with a range, of which pandas warns.
+            warnings.filterwarnings("ignore", message="Operation with range is deprecated")
             student.save(Path(scratch) / "student")
             logged = mlflow.pyfunc.log_model(
                 name="student",
@@ -109,6 +119,7 @@ class Registry:
                 artifacts={"student": str(Path(scratch) / "student")},
                 code_paths=[str(Path(__file__).parents[1])],
                 signature=_signature(student),
+                input_example=_example(student),
                 pip_requirements=_requirements(student),
             )
         if not client.search_registered_models(f"name = '{self.model_name}'"):
@@ -120,6 +131,10 @@ class Registry:
         )
         client.set_registered_model_alias(self.model_name, CHALLENGER, version.version)
         return str(version.version)
+
+    def attach(self, run_id: str, folder: Path, name: str) -> None:
+        """Keep a folder's files with a run, under a name."""
+        self._client().log_artifacts(run_id, str(folder), name)
 
     def alias(self, name: str) -> str | None:
         """The version an alias points at, or None."""
@@ -165,7 +180,10 @@ class Registry:
 
         try:
             folder = Path(mlflow.artifacts.download_artifacts(f"models:/{self.model_name}/{version}"))
-            return load_student(folder / "artifacts" / "student")
+            student = load_student(folder / "artifacts" / "student")
+            if student.kind == "finetuned":
+                return replace(student, encoder=settle(student.encoder, self.encoders_home))
+            return student
         except (MlflowException, OSError, InputError) as error:
             raise TrainingError(
                 f"the files of {self.model_name} version {version} cannot be fetched ({error})",
@@ -245,12 +263,33 @@ def _signature(student: Student) -> Any:
     return ModelSignature(inputs=inputs, outputs=Schema([*outputs, ColSpec(DataType.double, "confidence")]))
 
 
+def _example(student: Student) -> Any:
+    import pandas as pd
+
+    return pd.DataFrame(
+        {student.modality: [PIXEL if student.modality == "image" else "stainless kettle, 1.7 l"]}
+    )
+
+
 def _requirements(student: Student) -> list[str]:
     names = (
         [*REQUIRED, "timm", "torchvision", "pillow"]
         if student.modality == "image"
         else [*REQUIRED, "sentence-transformers"]
     )
+    if student.kind == "gbdt":
+        names.append(_distribution("xgboost-cpu", "xgboost"))
     if student.encoder.model.startswith("package:"):
         names.append(student.encoder.model.partition(":")[2])
     return [f"{name}=={metadata.version(name)}" for name in names]
+
+
+def _distribution(*names: str) -> str:
+    """The first of several builds of one package that is installed; the last where none is."""
+    for name in names:
+        try:
+            metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        return name
+    return names[-1]

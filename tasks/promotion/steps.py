@@ -104,7 +104,7 @@ def _inputs(project: Project, student: Any, contents: pl.DataFrame) -> Any:
 
     if student.reads_images:
         return content_of(contents, "image")
-    return vectors_of(student.encoder, project.root, contents, student.modality)
+    return vectors_of(student.encoder, project.cache_root, contents, student.modality)
 
 
 def _paired(

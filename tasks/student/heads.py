@@ -111,10 +111,12 @@ def load_head(folder: Path) -> Head:
 
 def _makers() -> dict[str, type[Head]]:
     from tasks.student.ensemble import EnsembleHead
+    from tasks.student.finetuned import FinetunedHead
+    from tasks.student.gbdt import GbdtHead
     from tasks.student.linear import LinearHead
     from tasks.student.mlp import MlpHead
 
-    return {head.kind: head for head in (LinearHead, MlpHead, EnsembleHead)}
+    return {head.kind: head for head in (LinearHead, MlpHead, EnsembleHead, GbdtHead, FinetunedHead)}
 
 
 def check_rows(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,15 @@ from numpy.typing import NDArray
 from tasks.embedding.encoders import EncoderSettings
 from tasks.errors import InputError
 from tasks.student.calibration import apply_temperature
+from tasks.student.finetuned import FinetunedHead
 from tasks.student.heads import load_head
 from tasks.student.levels import Levels, decode
+from tasks.student.scoring import Scorer, scorer_of
 from tasks.taxonomy import Taxonomy
 
 STUDENT_FILE = "student.json"
 FORMAT = 1
+ROWS_AT_ONCE = 4096
 
 
 def levels_of(taxonomy: Taxonomy) -> Levels:
@@ -82,8 +85,34 @@ class Student:
         return apply_temperature(self.head.predict_proba(inputs), self.temperature)
 
     def answers(self, inputs: NDArray[np.float32] | Sequence[bytes]) -> Answers:
-        """The student's path and per-level confidence for each item."""
-        return decode_answers(self.probabilities(inputs), self.taxonomy, self.levels)
+        """The student's path and per-level confidence for each item; what is held beyond them does not grow with n."""
+        leaf, confidences = self.score(inputs)
+        return Answers(self._paths[leaf].tolist(), leaf, confidences)
+
+    def score(
+        self, inputs: NDArray[np.float32] | Sequence[bytes]
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The leaf of each item, int32 [n], and its confidence at each level, float32 [n, levels]."""
+        if self._scorer is not None and isinstance(inputs, np.ndarray):
+            return self._scorer.score(inputs)
+        rows = (
+            ROWS_AT_ONCE if isinstance(inputs, np.ndarray) else max(1, len(inputs))
+        )  # images are named by row
+        leaf = np.empty(len(inputs), np.int32)
+        confidences = np.empty((len(inputs), len(self.levels.names)), np.float32)
+        for first in range(0, len(inputs), rows):
+            here = slice(first, first + rows)
+            decoded = decode(self.probabilities(inputs[here]), self.levels)
+            leaf[here], confidences[here] = decoded.leaf, decoded.confidences
+        return leaf, confidences
+
+    @cached_property
+    def _scorer(self) -> Scorer | None:
+        return scorer_of(self.head, self.temperature, self.levels)
+
+    @cached_property
+    def _paths(self) -> NDArray[np.object_]:
+        return np.array(self.taxonomy.leaves, object)
 
     def save(self, folder: Path) -> None:
         """Write the folder anew."""
@@ -139,12 +168,15 @@ def load_student(folder: Path) -> Student:
         head: Any = TimmStudent.load(folder)
     else:
         head = load_head(folder)
+    encoder = EncoderSettings(**body["encoder"])
+    if isinstance(head, FinetunedHead):  # its encoder came along
+        encoder = replace(encoder, model=str(head.encoder_folder))
     return Student(
         taxonomy,
         head,
         body["kind"],
         body["modality"],
-        EncoderSettings(**body["encoder"]),
+        encoder,
         body["temperature"],
         body["about"],
     )

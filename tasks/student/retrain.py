@@ -14,13 +14,16 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tasks.embedding.encoders import EncoderSettings
+from tasks.student.before_after import LevelEffect, effect_by_level
 from tasks.student.calibration import apply_temperature, fit_temperature
 from tasks.student.certifying import CalibrationSample, path_as_dict
 from tasks.student.evaluation import LevelScores, bottleneck, evaluate
+from tasks.student.finetuned import FinetunedStudent
+from tasks.student.finetuning import Finetuning
 from tasks.student.levels import Levels
 from tasks.student.package import Answers, Student, decode_answers, levels_of
 from tasks.student.thresholds import ThresholdPath, fix_path
-from tasks.student.training import Candidate, ImageTraining, Rows, train_candidates
+from tasks.student.training import OWN_INPUTS, Candidate, ImageTraining, Rows, train_candidates
 from tasks.taxonomy import Taxonomy
 
 Inputs = Callable[[pl.DataFrame, bool], Any]
@@ -60,6 +63,7 @@ class Trained:
         gold: the student on gold; None without gold.
         held_out: the student's out-of-fold answers on its training rows, against the raw labels.
         bottleneck: one sentence.
+        cleaning: by level, accuracy before and after cleaning on gold; empty where nothing was cleaned or no gold is.
     """
 
     student: Student
@@ -71,6 +75,7 @@ class Trained:
     held_out: CalibrationSample
     bottleneck: str
     notes: list[str] = field(default_factory=list)
+    cleaning: tuple[LevelEffect, ...] = ()
 
     @property
     def winner_scores(self) -> tuple[LevelScores, ...]:
@@ -85,11 +90,12 @@ def retrain(
     encoder: EncoderSettings,
     modality: str,
     gold: pl.DataFrame,
-    gold_inputs: tuple[NDArray[np.float32], Sequence[bytes] | None],
+    gold_inputs: tuple[NDArray[np.float32], Sequence[bytes] | Sequence[str] | None],
     seed: int = 0,
     starts: int = 4,
     images: ImageTraining | None = None,
     near: float | None = None,
+    finetuning: Finetuning | None = None,
 ) -> Trained:
     """Train, choose, calibrate, evaluate.
 
@@ -104,24 +110,25 @@ def retrain(
         encoder: made the vectors.
         modality: text or image.
         gold: key, label, role; may be empty.
-        gold_inputs: vectors [g, d] and, where a candidate reads images, the images.
+        gold_inputs: vectors [g, d] and, where a candidate reads the items themselves, the items.
         seed: of all training.
         starts: of fixed-sequence testing.
         images: settings of the image candidate.
         near: where a linear head starts to look for its regularisation.
+        finetuning: settings of the candidate that trains the encoder further.
 
     Raises:
         TrainingError: the rows cannot be learned from.
     """
     levels, n_leaves = levels_of(taxonomy), len(taxonomy.leaves)
-    candidates, winner = train_candidates(names, rows, n_leaves, seed, images, near)
+    candidates, winner = train_candidates(names, rows, n_leaves, seed, images, near, finetuning)
     best = next(candidate for candidate in candidates if candidate.name == winner)
     truth = np.array([taxonomy.leaf_index[label] for label in gold["label"].to_list()], np.int64)
     roles = gold["role"].to_numpy() if gold.height else np.zeros(0, str)
 
     def on_gold(candidate: Candidate) -> NDArray[np.float32]:
-        vectors, pictures = gold_inputs
-        inputs = pictures if candidate.name == "timm" else vectors
+        vectors, contents = gold_inputs
+        inputs = contents if candidate.name in OWN_INPUTS else vectors
         return candidate.model.predict_proba(inputs) if gold.height else np.zeros((0, n_leaves), np.float32)
 
     uncalibrated = {candidate.name: on_gold(candidate) for candidate in candidates}
@@ -140,10 +147,13 @@ def retrain(
         judged_on = "heldout"
         scores = {c.name: evaluate(c.out_of_fold[raw], rows.raw_labels[raw], levels) for c in candidates}
     real = ~rows.written
-    if judged.any() and (rows.labels != rows.raw_labels)[real].any() and winner != "timm":
+    changed = bool((rows.labels != rows.raw_labels)[real].any()) or rows.repeated > 0
+    cleaning: tuple[LevelEffect, ...] = ()
+    if judged.any() and changed and winner not in OWN_INPUTS:
         [uncleaned], _ = train_candidates([winner], rows.settled(), n_leaves, seed, near=near)
         P = apply_temperature(on_gold(uncleaned), temperature)
         scores["raw labels"] = evaluate(P[judged], truth[judged], levels)
+        cleaning = effect_by_level(P[judged], calibrated[winner][judged], truth[judged], levels, seed)
         candidates = [
             *candidates,
             Candidate(
@@ -156,9 +166,10 @@ def retrain(
     path = fix_path(oof_answers.confidences, never, starts=starts)
     held_answers = decode_answers(out_of_fold[raw], taxonomy, levels)
     held_truth = [taxonomy.leaves[leaf] for leaf in rows.raw_labels[raw].tolist()]
-    student = Student(
-        taxonomy, best.model, winner, modality, encoder, temperature, {"path": path_as_dict(path)}
-    )
+    head = best.model
+    if isinstance(head, FinetunedStudent):  # serves as an encoder of its own and a head
+        encoder, head = head.encoder, head.head
+    student = Student(taxonomy, head, winner, modality, encoder, temperature, {"path": path_as_dict(path)})
     return Trained(
         student=student,
         path=path,
@@ -168,6 +179,7 @@ def retrain(
         gold=_judge(gold, calibrated[winner], taxonomy, levels) if gold.height else None,
         held_out=CalibrationSample("teacher", held_answers, held_truth, cross_fitted=True),
         bottleneck=bottleneck(scores[winner]),
+        cleaning=cleaning,
     )
 
 

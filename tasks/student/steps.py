@@ -6,7 +6,7 @@ Each reads, calls one domain function, writes, and returns a small record.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,12 +63,17 @@ def training_view(project: Project, store: Store, gold: pl.DataFrame) -> Trainin
 @task(name="train and register", cache_policy=NO_CACHE)
 def train_and_register(project: Project, cleaned: Cleaned, run_id: int) -> Retrained:
     """Afterwards a calibrated challenger with its policy stands in the registry, its run in MLflow."""
+    from tasks.cleaning.overview import cleaning_tables
     from tasks.embedding.vectors import encoder_settings, vectors_of
+    from tasks.promotion.exporting import attach_onnx
     from tasks.promotion.tracking import candidate_runs, parent_run, registry_of, retrain_facts, tables
     from tasks.student.certifying import first_large_enough, issue_policy
     from tasks.student.crossfit import fold_of
+    from tasks.student.finetuning import Finetuning
     from tasks.student.judged import with_roles
+    from tasks.student.onnx_comparison import needs
     from tasks.student.retrain import flat_metrics, retrain
+    from tasks.student.shared_rows import shared
     from tasks.student.snapshot import DISPUTED
     from tasks.student.synthetic import folds_beside
     from tasks.student.training import ImageTraining, Rows
@@ -78,6 +83,9 @@ def train_and_register(project: Project, cleaned: Cleaned, run_id: int) -> Retra
         project.taxonomy,
         project.task.modality,
     )
+    if project.student.onnx:
+        needs("onnx", "onnxruntime")  # told before hours are spent on training
+    registry = registry_of(project)
     encoder = encoder_settings(project.encoder)
     rows = pl.read_parquet(cleaned.snapshot.path)
     learned = rows.select("key").join(
@@ -86,8 +94,13 @@ def train_and_register(project: Project, cleaned: Cleaned, run_id: int) -> Retra
     contents = rows.select("key").join(read_contents(store), on="key", how="left", maintain_order="left")
     gold = with_roles(read_gold(project))
     needs_images = "timm" in project.student.candidates
+    needs_texts = "finetuned" in project.student.candidates and modality == "text"
+    contents_of_gold = _images(gold) if needs_images else gold["text"].to_list() if needs_texts else None
     unsettled = rows["source"].is_in([DISPUTED, SYNTHETIC]).to_numpy()
-    vectors, leaves = vectors_of(encoder, project.root, contents, modality), _indices(project, rows["label"])
+    vectors, leaves = (
+        vectors_of(encoder, project.cache_root, contents, modality),
+        _indices(project, rows["label"]),
+    )
     folds = fold_of(rows["group"].to_list(), project.student.folds, FOLD_SEED)
     training = Rows(
         vectors=vectors,
@@ -96,7 +109,11 @@ def train_and_register(project: Project, cleaned: Cleaned, run_id: int) -> Retra
         weight=rows["weight"].to_numpy().astype(np.float32),
         folds=folds_beside(vectors, leaves, folds, (rows["source"] == SYNTHETIC).to_numpy()),
         images=_images(contents) if needs_images else None,
+        texts=contents["text"].to_list() if needs_texts else None,
     )
+    if "share" in learned.columns:
+        other = [-1 if label is None else taxonomy.leaf_index[label] for label in learned["rest"].to_list()]
+        training = shared(training, learned["share"].to_numpy(), np.array(other, np.int64))
     trained = retrain(
         training,
         project.student.candidates,
@@ -104,9 +121,10 @@ def train_and_register(project: Project, cleaned: Cleaned, run_id: int) -> Retra
         encoder,
         modality,
         gold,
-        (vectors_of(encoder, project.root, gold, modality), _images(gold) if needs_images else None),
+        (vectors_of(encoder, project.cache_root, gold, modality), contents_of_gold),
         starts=project.routing.starts,
         near=cleaned.strength,
+        finetuning=Finetuning(encoder, registry.encoders_home, **project.student.finetune.model_dump()),
         images=ImageTraining(
             project.student.timm_model,
             project.student.pretrained,
@@ -145,13 +163,13 @@ def train_and_register(project: Project, cleaned: Cleaned, run_id: int) -> Retra
         ),
     )
     facts = retrain_facts(trained, sample, certificate, cleaned)
-    registry = registry_of(project)
+    facts["cleaning_effect"] = [asdict(effect) for effect in trained.cleaning]
     mlflow_run = registry.log_retrain(
         parent_run(project, trained, policy, certificate, sample, record, cleaned),
         candidate_runs(trained, record),
         project.root.joinpath(cleaned.snapshot.path),
         cleaned.snapshot.fingerprint,
-        tables(trained),
+        tables(trained) | cleaning_tables(cleaned, trained.cleaning),
         facts | record.as_dict(),
     )
     version = registry.register(
@@ -163,6 +181,8 @@ def train_and_register(project: Project, cleaned: Cleaned, run_id: int) -> Retra
     )
     policy = append_policy(store, replace(policy, model_version=version), run_id)
     record = replace(record, run_id=mlflow_run, model_version=version, policy=policy)
+    if project.student.onnx:
+        attach_onnx(registry, record, student, training.images if student.reads_images else vectors)
     place = project.root / "retrains" / f"{version}.json"
     place.parent.mkdir(parents=True, exist_ok=True)
     settled = rows.filter(pl.Series(~unsettled)).select("key")
@@ -175,14 +195,15 @@ def train_and_register(project: Project, cleaned: Cleaned, run_id: int) -> Retra
 
 
 @task(name="is there anything to learn", cache_policy=NO_CACHE)
-def already_trained(project: Project, snapshot: Snapshot) -> bool:
-    """Whether the newest version was trained on exactly these rows with exactly these settings."""
+def already_trained(project: Project, cleaned: Cleaned) -> bool:
+    """Whether the newest version was trained on exactly these rows, cleaned so, with exactly these settings."""
     versions = [file for file in (project.root / "retrains").glob("*.json") if file.stem.isdigit()]
     if not versions:
         return False
     facts = json.loads(max(versions, key=lambda file: int(file.stem)).read_text(encoding="utf-8"))
-    same_rows = facts["record"]["snapshot"]["fingerprint"] == snapshot.fingerprint
-    return same_rows and facts.get("trained_with") == _training_settings(project)
+    same_rows = facts["record"]["snapshot"]["fingerprint"] == cleaned.snapshot.fingerprint
+    same_labels = Path(facts["cleaning"]["path"]).name == Path(cleaned.path).name
+    return same_rows and same_labels and facts.get("trained_with") == _training_settings(project)
 
 
 def _training_settings(project: Project) -> str:
@@ -199,11 +220,14 @@ def _write_held_out(file: Path, keys: pl.DataFrame, sample: Any, policy: Policy)
     levels = list(policy.thresholds or {})
     covered = cleared(sample.answers, levels, policy.thresholds, None)
     file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_suffix(".tmp")
     keys.with_columns(
         pl.Series("label", list(sample.truth), pl.String),
         pl.Series("answered", sample.answers.labels, pl.String),
         pl.Series("covered", covered, pl.Boolean),
-    ).write_parquet(file)
+        pl.Series("confidence", sample.answers.confidence, pl.Float32),
+    ).write_parquet(beside)
+    beside.rename(file)
 
 
 @task(name="recalibrate the champion", cache_policy=NO_CACHE)
@@ -228,7 +252,7 @@ def recalibrate_champion(project: Project, run_id: int) -> Policy | None:
     inputs = (
         _images(gold)
         if student.reads_images
-        else vectors_of(student.encoder, project.root, gold, student.modality)
+        else vectors_of(student.encoder, project.cache_root, gold, student.modality)
     )
     judged = judge_with(student, gold, inputs) if gold.height else None
     sample = first_large_enough(_samples(project, store, student, judged))
@@ -272,7 +296,7 @@ def _samples(project: Project, store: Store, student: Any, gold: Any) -> list[An
         inputs = (
             _images(contents)
             if student.reads_images
-            else vectors_of(student.encoder, project.root, contents, student.modality)
+            else vectors_of(student.encoder, project.cache_root, contents, student.modality)
         )
         audited = judge_with(student, rows, inputs)
         # Only differences are usually adjudicated; a sample of those alone would not be one of the traffic.

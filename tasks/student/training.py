@@ -13,11 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import TrainingError
-from tasks.student.crossfit import cross_fitted_probabilities
+from tasks.student.crossfit import cross_fitted_probabilities, unjudged_probabilities
 from tasks.student.ensemble import EnsembleHead
+from tasks.student.finetuned import FinetunedStudent
+from tasks.student.finetuning import Finetuning
 from tasks.student.heads import Head, make_head
 from tasks.student.linear import LinearHead
 from tasks.student.selection import choose, out_of_fold_losses
+
+OWN_INPUTS = ("finetuned", "timm")
+"""Candidates that read the items themselves, not vectors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +31,13 @@ class Rows:
 
     Attributes:
         vectors: float32 [n, d].
-        labels: leaf indices [n] to learn from.
+        labels: leaf indices [n] to learn from; -1 where a row is judged only.
         raw_labels: leaf indices [n] to judge by; -1 where nobody settled on one, and for synthetic rows.
         folds: [n], by near-duplicate group; `crossfit.never_judged` ones for synthetic rows.
         weight: float32 [n], positive.
         images: encoded bytes, only where a candidate reads them.
+        texts: the items themselves, only where a candidate reads them.
+        repeated: so many of the last rows repeat others with a second label, see `shared_rows.shared`.
     """
 
     vectors: NDArray[np.float32]
@@ -39,15 +46,18 @@ class Rows:
     folds: NDArray[np.int16]
     weight: NDArray[np.float32]
     images: Sequence[bytes] | None = None
+    repeated: int = 0
+    texts: Sequence[str] | None = None
 
     @property
     def written(self) -> NDArray[np.bool_]:
-        """bool [n], the synthetic rows: learned from, never judged by."""
+        """bool [n], the synthetic and the repeated rows: learned from, never judged by."""
         return self.folds < 0
 
     def settled(self) -> Rows:
         """The rows with a raw label, to be learned from as they came; synthetic ones stay as they are."""
         kept = (self.raw_labels >= 0) | self.written
+        kept[len(kept) - self.repeated :] = False
         images = (
             None
             if self.images is None
@@ -74,7 +84,7 @@ class Candidate:
     """A candidate fitted on all rows, and how it did out of fold.
 
     Attributes:
-        name: linear, mlp, ensemble or timm.
+        name: linear, mlp, ensemble, gbdt, finetuned or timm.
         model: predicts leaf probabilities.
         out_of_fold: float32 [n, leaves].
         loss: out-of-fold log-loss in nats against the raw labels.
@@ -95,6 +105,7 @@ def train_candidates(
     seed: int,
     images: ImageTraining | None = None,
     near: float | None = None,
+    finetuning: Finetuning | None = None,
 ) -> tuple[list[Candidate], str]:
     """Tune and fit each candidate; the winner's name has the least out-of-fold log-loss.
 
@@ -108,8 +119,14 @@ def train_candidates(
     """
     fitted: dict[str, tuple[Any, NDArray[np.float32]]] = {}
     for name in names:
+        if name not in OWN_INPUTS:
+            make_head(name)  # what is not installed is told before anything is trained
+    for name in names:
         if name == "timm":
             fitted[name] = _train_images(rows, n_leaves, seed, images)
+            continue
+        if name == "finetuned":
+            fitted[name] = _train_texts(rows, n_leaves, seed, finetuning)
             continue
         tuned = fitted["linear"][0].strength if "linear" in fitted else None
         fitted[name] = _train_head(_untrained(name, near, tuned), rows, n_leaves, seed)
@@ -140,13 +157,42 @@ def _untrained(name: str, near: float | None, tuned: float | None) -> Head:
 
 def _train_head(head: Head, rows: Rows, n_leaves: int, seed: int) -> tuple[Any, NDArray[np.float32]]:
     P = head.tune(rows.vectors, rows.labels, rows.folds, rows.weight, n_leaves=n_leaves, seed=seed)
-    return head.fit(rows.vectors, rows.labels, rows.weight, n_leaves=n_leaves, seed=seed), P
+    learned = rows.labels >= 0
+    X, y, weight = (
+        (rows.vectors, rows.labels, rows.weight)
+        if learned.all()
+        else (rows.vectors[learned], rows.labels[learned], rows.weight[learned])
+    )
+    return head.fit(X, y, weight, n_leaves=n_leaves, seed=seed), P
+
+
+def _train_texts(
+    rows: Rows, n_leaves: int, seed: int, finetuning: Finetuning | None
+) -> tuple[Any, NDArray[np.float32]]:
+    """An encoder costs minutes a training: see `FinetunedStudent.cross_fit`.
+
+    Of a row that two labels share it learns the first one.
+    """
+    if finetuning is None or rows.texts is None:
+        raise TrainingError(
+            "the candidate `finetuned` reads texts", "Take it out of student.candidates for an image task."
+        )
+    n, student = len(rows.labels) - rows.repeated, FinetunedStudent(finetuning)
+    texts, labels, weight = rows.texts[:n], rows.labels[:n], rows.weight[:n]
+    P = unjudged_probabilities(len(rows.labels), n_leaves)
+    P[:n] = student.cross_fit(texts, labels, rows.folds[:n], weight, n_leaves=n_leaves, seed=seed)
+    learned = labels >= 0
+    texts = [text for text, keep in zip(texts, learned, strict=True) if keep]
+    return student.fit(texts, labels[learned], weight[learned], n_leaves=n_leaves, seed=seed), P
 
 
 def _train_images(
     rows: Rows, n_leaves: int, seed: int, settings: ImageTraining | None
 ) -> tuple[Any, NDArray[np.float32]]:
-    """An image model costs minutes a fit, so it is cross-fitted on two halves of the folds."""
+    """An image model costs minutes a fit, so it is cross-fitted on two halves of the folds.
+
+    It knows no weights, so of a row that two labels share it learns the first one.
+    """
     from tasks.student.timm_student import TimmStudent
 
     if settings is None or rows.images is None:
@@ -162,9 +208,13 @@ def _train_images(
             epochs=settings.epochs,
         )
 
-    images: Any = np.empty(len(rows.images), dtype=object)
-    images[:] = list(rows.images)
-    P = cross_fitted_probabilities(
-        untrained, images, rows.labels, rows.folds % 2, n_leaves=n_leaves, seed=seed
+    n = len(rows.images) - rows.repeated
+    images: Any = np.empty(n, dtype=object)
+    images[:] = list(rows.images)[:n]
+    labels = rows.labels[:n]
+    P = unjudged_probabilities(len(rows.images), n_leaves)
+    P[:n] = cross_fitted_probabilities(
+        untrained, images, labels, rows.folds[:n] % 2, n_leaves=n_leaves, seed=seed
     )
-    return untrained().fit(rows.images, rows.labels, n_leaves=n_leaves, seed=seed), P
+    learned = labels >= 0
+    return untrained().fit(list(images[learned]), labels[learned], n_leaves=n_leaves, seed=seed), P

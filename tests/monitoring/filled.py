@@ -70,6 +70,48 @@ def add_answers(
     )  # fmt: skip
 
 
+def add_batch(
+    store: Store, project: Project, names: list[str], at: float, *, fetched: int = 0, closed: bool = False
+) -> int:
+    """A batch with a line an item and pass, of which the first so many are in the ledger; returns its id."""
+    how, lines = asking_teacher(project), [(name, number) for name in names for number in (1, 2)]
+    row = {
+        "token": f"token-{at}", "remote_id": "batch-1", "status": "in_progress", "base_url": "http://127.0.0.1:9/v1",
+        "model": how.version.model, "stage": "label", "run_id": 1, "requests": len(lines),
+        "reserved_usd": 0.1, "created_at": at, "updated_at": at, "closed_at": at + 1 if closed else None,
+    }  # fmt: skip
+    with store.begin() as connection:
+        inserted = connection.execute(insert(schema.batches), row).inserted_primary_key
+    assert inserted is not None
+    batch = int(inserted[0])
+    version = {"prompt_version": how.version.prompt_version, "parameters": how.version.parameters}
+    store.append(
+        schema.batch_items,
+        [
+            {"batch_id": batch, "line": line, "place": 0, "key": key(name), "pass": number, **version}
+            for line, (name, number) in enumerate(lines)
+        ],
+    )
+    for line in range(fetched):
+        add_call(store, 1, "label", 0.001, at, batch_id=batch, batch_line=line)
+    return batch
+
+
+def contradict(project: Project, said: Mapping[str, tuple[str, str]]) -> None:
+    """What a retrain leaves about items that its student would have answered: label of then, its own answer."""
+    file = project.root / "retrains" / "1.heldout.parquet"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    rows = [(key(name), label, answered, True, 0.9) for name, (label, answered) in said.items()]
+    pl.DataFrame(
+        rows,
+        schema={
+            "key": pl.Binary, "label": pl.String, "answered": pl.String, "covered": pl.Boolean,
+            "confidence": pl.Float32,
+        },
+        orient="row",
+    ).write_parquet(file)  # fmt: skip
+
+
 def request(name: str, tier: str, label: str | None, **other: Any) -> dict[str, Any]:
     """One row of the traffic table."""
     row = row_id(name, key(name))

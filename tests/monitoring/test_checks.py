@@ -295,14 +295,21 @@ def test_an_encoder_of_texts_is_refused_for_images(tiny_project: Write) -> None:
     Image.new("L", (8, 8), 7).save(file.parent / "pictures" / "a.png")
     encoder = checked(file)["encoder"]
     assert not encoder.ok
-    assert "the items are images" in encoder.detail
+    assert "items are images" in encoder.detail
+
+
+def test_an_encoder_of_the_other_kind_is_a_row(tiny_project: Write) -> None:
+    found = checked(tiny_project(encoder={"model": "pixels:8"}))
+    assert not found["encoder"].ok
+    assert "reads images" in found["encoder"].detail
+    assert the_others_hold(found, "encoder")
 
 
 def test_what_nobody_foresaw_is_a_row_too(tiny_project: Write) -> None:
-    """An encoder of images given texts raises what it raises; the others are tried."""
-    found = checked(tiny_project(encoder={"model": "pixels:8"}))
+    """An encoder of no dimensions raises what it raises; the others are tried."""
+    found = checked(tiny_project(encoder={"model": "hash:0"}))
     assert not found["encoder"].ok
-    assert "Error" in found["encoder"].detail
+    assert "ZeroDivisionError" in found["encoder"].detail
     assert the_others_hold(found, "encoder")
 
 

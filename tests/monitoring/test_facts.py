@@ -25,7 +25,9 @@ from tests.monitoring.filled import (
     KETTLES,
     KNIVES,
     add_answers,
+    add_batch,
     add_run,
+    contradict,
     fill,
     items_of,
     key,
@@ -124,6 +126,14 @@ def test_turns_agreement_and_policies_are_read_back(project: Project, filled: St
 def test_an_audit_is_no_longer_owed_once_the_teacher_answered(project: Project, filled: Store) -> None:
     add_answers(filled, project, {"u1": (HOSES,)}, NOW)
     assert report_facts(project, filled).audits_owed == 0
+
+
+def test_the_page_tells_of_open_batches_and_contradicted_labels(project: Project, filled: Store) -> None:
+    add_batch(filled, project, ["a1", "a2"], NOW - 2.5 * 3600)
+    contradict(project, {"a1": (KETTLES, KNIVES)})
+    page = render_report(report_facts(project, filled, NOW))
+    assert "2 items wait in 1 open batch at the provider, the oldest for 2.5 hours" in page
+    assert '<th scope="row">student contradicts the label</th><td class="n">1</td>' in page
 
 
 def test_an_empty_project_has_empty_facts(tiny_project: Callable[..., Path], sqlite_store: Store) -> None:

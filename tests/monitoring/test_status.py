@@ -15,7 +15,7 @@ from sqlalchemy import insert
 from tasks.monitoring.status import render_status, status
 from tasks.project import load_project
 from tasks.store import Store, open_store, schema
-from tests.monitoring.filled import a_policy, fill
+from tests.monitoring.filled import HOSES, KETTLES, KNIVES, a_policy, add_batch, contradict, fill
 
 TWO_JOBS = """
 import sys
@@ -83,6 +83,43 @@ def test_the_status_counts_what_the_database_holds(
     assert "9  (human 2, consensus 4, single 3)" in said
     assert "failed, 24 h ago: StoreError: disk full" in said
     assert "8, 62% without the teacher  (exact cache 1, student 4, teacher 2, fallback 1)" in said
+
+
+def test_what_waits_in_open_batches_is_told(tiny_project: Callable[..., Path], store: Store) -> None:
+    """Batches that are not closed, the items in them without a fetched answer, and the age of the oldest."""
+    now, project = time.time(), load_project(tiny_project())
+    nothing = status(project, store, now)
+    assert nothing["open_batches"] == {"count": 0, "requests": 0, "items": 0, "oldest_seconds": None}
+    assert "open batches" not in render_status(nothing)
+    add_batch(store, project, ["a", "b"], now - 900_000, closed=True)
+    add_batch(store, project, ["a", "b", "c"], now - 10_800, fetched=2)
+    add_batch(store, project, ["c", "d"], now - 60)
+    found = status(project, store, now)
+    assert found["open_batches"] == {"count": 2, "requests": 10, "items": 3, "oldest_seconds": 10_800.0}
+    assert "open batches     2  (3 items in 10 requests, the oldest sent 3 h ago)" in render_status(found)
+
+
+def test_labels_that_the_student_contradicts_await_review(
+    tiny_project: Callable[..., Path], sqlite_store: Store
+) -> None:
+    """Counted as `review export` counts them: against the labels of today, those of people left alone."""
+    now, project = time.time(), load_project(tiny_project())
+    fill(project, sqlite_store, now)
+    before = status(project, sqlite_store, now)
+    said = {
+        "a1": (KETTLES, KNIVES),
+        "a2": (KETTLES, HOSES),
+        "b1": (KETTLES, HOSES),  # labelled so by now
+        "c1": (KETTLES, HOSES),  # a person's
+        "d1": (KETTLES, KNIVES),  # its passes differ: there is no label
+        "s2": (KETTLES, KNIVES),  # stands there as an audit
+    }
+    contradict(project, said)
+    found = status(project, sqlite_store, now)
+    because = found["awaiting_review_because"]
+    assert because == before["awaiting_review_because"] | {"student contradicts the label": 2}
+    assert found["awaiting_review"] == before["awaiting_review"] + 2
+    assert "student contradicts the label 2" in render_status(found)
 
 
 @pytest.mark.parametrize(("silent", "stale"), [(10.0, False), (500.0, True)])
