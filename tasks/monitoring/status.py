@@ -69,6 +69,7 @@ def status(project: Project, store: Store, now: float | None = None) -> dict[str
         "runs": _last_runs(store, now),
         "cost_usd": round(float(store.scalar(spent) or 0.0), 6),
         "cost_usd_last_30_days": round(float(store.scalar(recent) or 0.0), 6),
+        "costs": _costs(store),
         "tiers": tiers,
         "audits_owed": audits_owed(store),
         "open_batches": {
@@ -103,6 +104,18 @@ def _last_runs(store: Store, now: float) -> dict[str, dict[str, Any]]:
     }
 
 
+def _costs(store: Store) -> list[dict[str, Any]]:
+    """stage, model, calls, cost_usd of everything that was paid for, the most expensive first."""
+    columns = schema.calls.c
+    cost = func.sum(columns.cost_usd)
+    query = (
+        select(columns.stage, columns.model, func.count().label("calls"), cost.label("cost_usd"))
+        .group_by(columns.stage, columns.model)
+        .order_by(cost.desc(), columns.stage, columns.model)
+    )
+    return [{**row, "cost_usd": round(row["cost_usd"], 6)} for row in store.read(query).iter_rows(named=True)]
+
+
 def render_status(status: dict[str, Any]) -> str:
     """The status as a table for a terminal."""
     labelled, because = status["labelled"], status["awaiting_review_because"]
@@ -128,6 +141,13 @@ def render_status(status: dict[str, Any]) -> str:
         ("traffic", _traffic(status["tiers"])),
         ("audits owed", f"{status['audits_owed']:,}"),
         ("spent", f"{dollars(status['cost_usd'])}, {dollars(status['cost_usd_last_30_days'])} in 30 days"),
+        *(
+            (
+                "" if place else "  by stage",
+                f"{line['stage']}, {line['model']}: {dollars(line['cost_usd'])}, {line['calls']:,} calls",
+            )
+            for place, line in enumerate(status["costs"])
+        ),
         *((f"last {job}", _run(run)) for job, run in status["runs"].items()),
     ]
     if not status["runs"]:

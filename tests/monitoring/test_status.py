@@ -72,6 +72,10 @@ def test_the_status_counts_what_the_database_holds(
     assert found["tiers"] == {"teacher": 2, "exact_cache": 1, "student": 4, "fallback": 1}
     assert found["audits_owed"] == 1
     assert found["cost_usd"] == pytest.approx(0.042)
+    assert sum(line["cost_usd"] for line in found["costs"]) == pytest.approx(0.042)
+    said, dearest = render_status(found), found["costs"][0]
+    assert dearest["cost_usd"] == max(line["cost_usd"] for line in found["costs"])
+    assert f"by stage       {dearest['stage']}, {dearest['model']}: " in said
     assert found["cost_usd_last_30_days"] == pytest.approx(0.012)
     assert [(job, run["status"]) for job, run in found["runs"].items()] == [
         ("nightly", "failed"),
