@@ -31,7 +31,7 @@ def test_a_quick_run_of_the_benchmark_loses_nothing_and_counts_what_the_server_w
     ]
     assert all(0 < job["of ceiling"] <= 1 and job["CPU ms/request"] > 0 for job in jobs)
     reached = {figure["name"]: figure["reached"] for figure in found["kill"]["figures"]}
-    assert len(reached) == 4
+    assert len(reached) == 5
     assert all(reached.values()), found["kill"]
 
 
