@@ -12,7 +12,7 @@ import polars as pl
 from sqlalchemy import func, select
 
 from tasks.labeling.asking import Asking
-from tasks.labeling.batch_book import in_batches, reserved_usd
+from tasks.labeling.batch_book import in_batches, left_of_run
 from tasks.labeling.dispatch import Asked, Progress
 from tasks.labeling.ledger import current_answers
 from tasks.labeling.selection import item_keys, stored_requests
@@ -81,11 +81,9 @@ def budget_left(store: Store, run_id: int, run_usd: float | None, again_usd: flo
         run_usd: the budget of the run, for whatever it asks.
         again_usd: the part of it that second answers may take.
     """
-    calls = schema.calls.c
-    ours = select(func.sum(calls.cost_usd)).where(calls.run_id == run_id)
-    left = []
-    if run_usd is not None:
-        left.append(run_usd - float(store.scalar(ours) or 0.0) - reserved_usd(store, run_id))
-    if again_usd is not None:
-        left.append(again_usd - float(store.scalar(ours.where(calls.stage == STAGE)) or 0.0))
-    return max(0.0, min(left)) if left else None
+    calls, left = schema.calls.c, left_of_run(store, run_id, run_usd)
+    if again_usd is None:
+        return left
+    ours = select(func.sum(calls.cost_usd)).where(calls.run_id == run_id, calls.stage == STAGE)
+    again = max(0.0, again_usd - float(store.scalar(ours) or 0.0))
+    return again if left is None else min(left, again)

@@ -28,7 +28,6 @@ from tasks.taxonomy import Taxonomy, truncate
 
 if TYPE_CHECKING:
     from tasks.cleaning.noise import Counted
-    from tasks.labeling.asking import Asking
 
 FOLD_SEED = 0
 PEOPLE, AGREED = ("human", "adjudicated"), ("consensus",)
@@ -50,6 +49,7 @@ def ask_suspects_again(project: Project, cleaned: Cleaned, run_id: int) -> Clean
     """Afterwards the most contradicted labels have a second answer, as far as the budget went, which has decided."""
     from tasks.cleaning.asking_again import ask_again, budget_left
     from tasks.cleaning.cleaned_rows import to_ask_again
+    from tasks.labeling.asking import asking_teacher, bring_of
     from tasks.monitoring.progress import console_progress
 
     if not _asks_again(project):
@@ -59,7 +59,7 @@ def ask_suspects_again(project: Project, cleaned: Cleaned, run_id: int) -> Clean
     suspects = to_ask_again(pl.read_parquet(proposed.path), project.cleaning.reask_share)
     asked = ask_again(
         store,
-        _asking(project, store),
+        asking_teacher(project, bring_of(project, store)),
         project.teacher.passes,
         suspects,
         budget_left(store, run_id, project.teacher.budget_usd, project.cleaning.reask_budget_usd),
@@ -157,10 +157,12 @@ def _decided(project: Project, proposed: Cleaned) -> Cleaned:
     """The proposal after the second answers of the ledger; the proposal itself where there are none."""
     from tasks.cleaning.asking_again import second_answers
     from tasks.cleaning.cleaned_rows import with_second_answers
+    from tasks.labeling.asking import asking_teacher, bring_of
 
     store, taxonomy = open_store(project.database_url, project.project), project.taxonomy
     frame = pl.read_parquet(proposed.path)
-    answers = second_answers(store, _asking(project, store), project.teacher.passes, frame.select("key"))
+    how = asking_teacher(project, bring_of(project, store))
+    answers = second_answers(store, how, project.teacher.passes, frame.select("key"))
     if not answers.height:
         return proposed
     said = hash_of(sorted((key, label or "") for key, label in answers.iter_rows()))
@@ -281,26 +283,6 @@ def _counted_on_gold(project: Project, store: Store) -> list[Counted]:
 
 def _asks_again(project: Project) -> bool:
     return project.cleaning.mode == "re-ask" and project.cleaning.method != "none"
-
-
-def _asking(project: Project, store: Store) -> Asking:
-    from tasks.labeling.asking import asking_teacher
-    from tasks.labeling.beside import bringing
-
-    form = project.labeling.prompt
-    if not form.shortlist and not form.examples:
-        return asking_teacher(project)
-    bring = bringing(
-        store,
-        project.taxonomy,
-        encoder_settings(project.encoder),
-        project.cache_root,
-        read_gold(project),
-        form.shortlist,
-        form.examples,
-        project.routing.audit_window_days,
-    )
-    return asking_teacher(project, bring)
 
 
 def _short(project: Project, gold: list[Counted]) -> str:

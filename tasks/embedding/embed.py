@@ -106,7 +106,7 @@ def embed_missing(
     cache = cache_for(settings, root)
     damaged = len(cache.damaged)
     missing = cache.missing(keys)
-    total, encoded, refusals = asked_ids(keys["key"]).n_unique(), 0, Refusals()
+    encoded, refusals = 0, Refusals()
     if missing.height:
         check_reads(settings, modality)
         encoder = load_encoder(settings)
@@ -121,9 +121,24 @@ def embed_missing(
                 progress(before + done, missing.height)
 
         encoded += encode_items(encoder, cache, items, modality, refusals, told)
+    return embedded(settings, cache, damaged, keys, missing.height, encoded, refusals, started)
+
+
+def embedded(
+    settings: EncoderSettings,
+    cache: EmbeddingCache,
+    damaged: int,
+    keys: pl.DataFrame,
+    missing: int,
+    encoded: int,
+    refusals: Refusals,
+    started: float,
+) -> Embedded:
+    """What a run did that began at `started` (monotonic seconds), when so many parts had been found damaged before."""
+    total = asked_ids(keys["key"]).n_unique()
     return Embedded(
         encoded,
-        total - missing.height,
+        total - missing,
         total,
         cache.folder.name,
         round(time.monotonic() - started, 3),

@@ -13,10 +13,9 @@ from pathlib import Path
 import polars as pl
 
 from tasks.embedding.cache import EmbeddingCache
-from tasks.embedding.embed import SHARD_ROWS, SHOWN_ROWS, Refusals, cache_for, embeddings_of
-from tasks.embedding.encoders import EncoderSettings, check_reads, complaints, fingerprint
+from tasks.embedding.embed import SHARD_ROWS, SHOWN_ROWS, Refusals, cache_for, embedded, embeddings_of
+from tasks.embedding.encoders import EncoderSettings, check_reads, fingerprint
 from tasks.embedding.folders import inside
-from tasks.embedding.key_index import asked_ids
 from tasks.embedding.runners import Pool, RunnerError, run_shards
 from tasks.embedding.sharding import Finished, Job, Shard, encode_shard, shards
 from tasks.records import Embedded
@@ -57,7 +56,7 @@ def embed_missing_by(
     cache = cache_for(settings, root)
     damaged = len(cache.damaged)
     missing = cache.missing(keys)
-    total, encoded, refusals = asked_ids(keys["key"]).n_unique(), 0, Refusals()
+    encoded, refusals = 0, Refusals()
     if missing.height:
         check_reads(settings, modality)
         job = Job(settings, _place(settings, root), modality, threads)
@@ -78,17 +77,7 @@ def embed_missing_by(
                 refusals.shown += finished.refusals.shown[: SHOWN_ROWS - len(refusals.shown)]
                 if progress is not None:
                     progress(gone, missing.height)
-    return Embedded(
-        encoded,
-        total - missing.height,
-        total,
-        cache.folder.name,
-        round(time.monotonic() - started, 3),
-        set_aside=[f"{name}: {problem}" for name, problem in cache.damaged[damaged:]],
-        not_encoded=refusals.count,
-        not_encoded_rows=refusals.shown,
-        warnings=list(complaints(settings)),
-    )
+    return embedded(settings, cache, damaged, keys, missing.height, encoded, refusals, started)
 
 
 def _place(settings: EncoderSettings, root: Path | str) -> str:

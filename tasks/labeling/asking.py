@@ -25,6 +25,7 @@ from tasks.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
     from tasks.labeling.beside import Bring
+    from tasks.store import Store
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,27 @@ def asking(
 
 def _price(price: settings.Price) -> Price:
     return Price(price.input, price.output, price.cached_input, price.batch)
+
+
+def bring_of(project: settings.Project, store: Store) -> Bring | None:
+    """What gives items their candidates and examples; None where the prompt shows neither."""
+    form = project.labeling.prompt
+    if not form.shortlist and not form.examples:
+        return None
+    from tasks.embedding.vectors import encoder_settings
+    from tasks.labeling.beside import bringing
+    from tasks.sources import read_gold
+
+    return bringing(
+        store,
+        project.taxonomy,
+        encoder_settings(project.encoder),
+        project.cache_root,
+        read_gold(project),
+        form.shortlist,
+        form.examples,
+        project.routing.audit_window_days,
+    )
 
 
 def asking_teacher(project: settings.Project, bring: Bring | None = None) -> Asking:

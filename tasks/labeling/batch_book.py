@@ -157,6 +157,18 @@ def reserved_usd(store: Store, run_id: int) -> float:
     return max(0.0, float(reserved or 0.0) - float(settled or 0.0))
 
 
+def left_of_run(store: Store, run_id: int, budget_usd: float | None) -> float | None:
+    """What is left of the budget of a run, which may route in shards, label and ask about gold; None is no limit.
+
+    What its open batches may still cost is set aside.
+    """
+    if budget_usd is None:
+        return None
+    calls = schema.calls.c
+    spent = store.scalar(select(func.sum(calls.cost_usd)).where(calls.run_id == run_id)) or 0.0
+    return max(0.0, budget_usd - float(spent) - reserved_usd(store, run_id))
+
+
 def lines_of(store: Store, batch: Batch) -> dict[int, Line]:
     """The lines of a batch that are not in the ledger yet, by number."""
     items, calls = schema.batch_items.c, schema.calls.c

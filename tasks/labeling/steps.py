@@ -41,7 +41,6 @@ from tasks.synthetic import SYNTHETIC
 
 if TYPE_CHECKING:
     from tasks.labeling.acquisition import Sight
-    from tasks.labeling.beside import Bring
     from tasks.labeling.estimate import Estimate
     from tasks.labeling.review import Exported
     from tasks.labeling.selection import Acquisition
@@ -103,7 +102,8 @@ def label_with_teacher(
     Batches that have ended are fetched first; see `label_in_batches` for what becomes of the rest. With `so_far` what
     earlier runs asked about without getting a label counts as left, too.
     """
-    from tasks.labeling.asking import asking_teacher
+    from tasks.labeling.asking import asking_teacher, bring_of
+    from tasks.labeling.batch_book import left_of_run
     from tasks.labeling.batch_collection import Fetched
     from tasks.labeling.batch_labelling import BatchSender, label_in_batches
     from tasks.labeling.batch_submission import Terms
@@ -111,7 +111,7 @@ def label_with_teacher(
     from tasks.labeling.once import ask_once
 
     store = open_store(project.database_url, project.project)
-    how = asking_teacher(project, _bring(project, store))
+    how = asking_teacher(project, bring_of(project, store))
     if (breaker := project.teacher.tie_breaker) is not None:
         assert breaker.api_key, "a key that is missing is told before anything is paid for"
     gold_rows = read_gold_rows(project)
@@ -125,7 +125,7 @@ def label_with_teacher(
             store,
             how,
             project.teacher.passes,
-            _budget_left(project, store, run_id),
+            left_of_run(store, run_id, project.teacher.budget_usd),
             never,
             run_id,
             limit if only is None else None,
@@ -150,7 +150,7 @@ def label_with_teacher(
     )
     labelled = replace(labelled, gold_rejected=gold_rows.rejected)
     if gold and known_gold.height and labelled.stopped is None:
-        left = _budget_left(project, store, run_id)
+        left = left_of_run(store, run_id, project.teacher.budget_usd)
         said = ask_once(store, how, known_gold, "gold", 1, run_id, left, write_labels=False, can_wait=True)
         cost = float(said["cost_usd"].sum())
         calls = _calls_of(store, run_id, "gold")
@@ -164,6 +164,7 @@ def label_with_teacher(
 def estimate_labelling(project: Project, run_id: int, limit: int | None = None) -> Estimate:
     """What labelling now would take; nothing is asked and nothing is written."""
     from tasks.labeling.asking import asking_teacher
+    from tasks.labeling.batch_book import left_of_run
     from tasks.labeling.beside import examples_there_are
     from tasks.labeling.estimate import estimate
     from tasks.labeling.labelling import never_asked
@@ -179,7 +180,7 @@ def estimate_labelling(project: Project, run_id: int, limit: int | None = None) 
     excluded = never_asked(store, never)
     how, passes = asking_teacher(project), project.teacher.passes
     legs, items = legs_of(store, how, passes, excluded, limit, decided=decided)
-    return estimate(store, legs, items, _budget_left(project, store, run_id))
+    return estimate(store, legs, items, left_of_run(store, run_id, project.teacher.budget_usd))
 
 
 def items_still_wanted(project: Project, up_to: int) -> int:
@@ -229,6 +230,7 @@ def write_synthetic_examples(project: Project, run_id: int, again: bool = False)
     from tasks.embedding.encoders import load_encoder
     from tasks.embedding.vectors import encoder_settings, vectors_of
     from tasks.labeling.asking import asking
+    from tasks.labeling.batch_book import left_of_run
     from tasks.labeling.screening import Screen
     from tasks.labeling.starved import reference_rows, starved_labels
     from tasks.labeling.synthesis import standing, write_examples
@@ -270,7 +272,7 @@ def write_synthetic_examples(project: Project, run_id: int, again: bool = False)
             starved,
             dict(texts.iter_rows()),
             screen,
-            _budget_left(project, store, run_id),
+            left_of_run(store, run_id, project.teacher.budget_usd),
             run_id,
             seed=run_id,
             progress=_progress("writing examples"),
@@ -368,51 +370,18 @@ def ask_teacher(
     session: Session | None = None,
 ) -> dict[bytes, TeacherAnswer]:
     """The teacher's first-pass answers about stored items, asked once and kept in the ledger."""
-    from tasks.labeling.asking import asking_teacher
+    from tasks.labeling.asking import asking_teacher, bring_of
+    from tasks.labeling.batch_book import left_of_run
     from tasks.labeling.once import ask_once
 
-    how = asking_teacher(project, _bring(project, store))
+    how = asking_teacher(project, bring_of(project, store))
     contents = read_contents(store, pl.DataFrame({"key": keys}, schema={"key": pl.Binary}))
-    left = _budget_left(project, store, run_id)
+    left = left_of_run(store, run_id, project.teacher.budget_usd)
     said = ask_once(store, how, contents, stage, project.teacher.passes, run_id, left, session=session)
     return {
         row["key"]: TeacherAnswer(row["label"], row["cost_usd"], error_class=row["error_class"])
         for row in said.iter_rows(named=True)
     }
-
-
-def _budget_left(project: Project, store: Store, run_id: int) -> float | None:
-    """What is left of the budget of a run, which may route in shards, label and ask about gold; None is no limit.
-
-    What its open batches may still cost is set aside.
-    """
-    from tasks.labeling.batch_book import reserved_usd
-
-    if project.teacher.budget_usd is None:
-        return None
-    calls = schema.calls.c
-    spent = store.scalar(select(func.sum(calls.cost_usd)).where(calls.run_id == run_id)) or 0.0
-    return max(0.0, project.teacher.budget_usd - float(spent) - reserved_usd(store, run_id))
-
-
-def _bring(project: Project, store: Store) -> Bring | None:
-    """What gives items their candidates and examples; None where the prompt shows neither."""
-    form = project.labeling.prompt
-    if not form.shortlist and not form.examples:
-        return None
-    from tasks.embedding.vectors import encoder_settings
-    from tasks.labeling.beside import bringing
-
-    return bringing(
-        store,
-        project.taxonomy,
-        encoder_settings(project.encoder),
-        project.cache_root,
-        read_gold(project),
-        form.shortlist,
-        form.examples,
-        project.routing.audit_window_days,
-    )
 
 
 def _calls_of(store: Store, run_id: int, stage: str) -> int:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tasks.student.calibration import FLOOR, apply_temperature, fit_temperature
 from tasks.student.crossfit import rows_that_judge
-from tasks.student.heads import check_rows, own_folds, read_arrays, read_settings, write_head
+from tasks.student.heads import check_rows, read_arrays, read_settings, tune_itself, write_head
 from tasks.student.linear import LinearHead
 from tasks.student.neighbours import SHARPNESS, K, cross_fitted_votes, votes
 
@@ -73,11 +73,8 @@ class EnsembleHead:
     ) -> Self:
         """See `Head.fit`."""
         check_rows(X, y, weight, n_leaves)
-        if self.share is None:
-            if len(y) > 1:
-                self.tune(X, y, own_folds(len(y), seed), weight, n_leaves=n_leaves, seed=seed)
-            else:
-                self.share = 0.0
+        if self.share is None and not tune_itself(self, X, y, weight, n_leaves=n_leaves, seed=seed):
+            self.share = 0.0
         self.linear.fit(X, y, weight, n_leaves=n_leaves, seed=seed)
         kept = np.arange(len(y))
         if self.max_neighbours is not None and len(y) > self.max_neighbours:

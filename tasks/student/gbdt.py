@@ -19,11 +19,11 @@ from tasks.student.calibration import apply_temperature, fit_temperature
 from tasks.student.crossfit import UNLABELLED, rows_that_judge, splits, unjudged_probabilities
 from tasks.student.heads import (
     check_rows,
-    own_folds,
     read_arrays,
     read_settings,
     seen_leaves,
     spread,
+    tune_itself,
     write_head,
 )
 from tasks.student.threads import ONE_THREAD_BELOW
@@ -123,11 +123,8 @@ class GbdtHead:
     ) -> Self:
         """See `Head.fit`."""
         check_rows(X, y, weight, n_leaves)
-        if self.rounds is None:
-            if len(y) > 1:
-                self.tune(X, y, own_folds(len(y), seed), weight, n_leaves=n_leaves, seed=seed)
-            else:
-                self.rounds = 1
+        if self.rounds is None and not tune_itself(self, X, y, weight, n_leaves=n_leaves, seed=seed):
+            self.rounds = 1
         self.n_leaves, (self.seen, _) = n_leaves, seen_leaves(y)
         self._trees = None
         if len(self.seen) > 1:

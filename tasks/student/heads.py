@@ -189,6 +189,22 @@ def own_folds(n: int, seed: int, k: int = 5) -> NDArray[np.int16]:
     return (np.random.default_rng(seed).permutation(n) % max(2, min(k, n))).astype(np.int16)
 
 
+def tune_itself(
+    head: Head,
+    X: NDArray[np.float32],
+    y: NDArray[np.integer],
+    weight: NDArray[np.floating] | None,
+    *,
+    n_leaves: int,
+    seed: int,
+) -> bool:
+    """Tune a head that is fitted without having been tuned; False where there are too few rows for folds."""
+    if len(y) < 2:
+        return False
+    head.tune(X, y, own_folds(len(y), seed), weight, n_leaves=n_leaves, seed=seed)
+    return True
+
+
 def write_head(folder: Path, settings: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
     """Write both files of a head; the folder exists and is the caller's to publish atomically."""
     from safetensors.numpy import save_file

@@ -19,12 +19,12 @@ from tasks.student.calibration import apply_temperature, fit_temperature, log_lo
 from tasks.student.crossfit import UNLABELLED, rows_that_judge, splits, unjudged_probabilities
 from tasks.student.heads import (
     check_rows,
-    own_folds,
     read_arrays,
     read_settings,
     seen_leaves,
     softmax,
     spread,
+    tune_itself,
     write_head,
 )
 
@@ -126,11 +126,8 @@ class LinearHead:
     ) -> Self:
         """See `Head.fit`."""
         check_rows(X, y, weight, n_leaves)
-        if self.strength is None:
-            if len(y) > 1:
-                self.tune(X, y, own_folds(len(y), seed), weight, n_leaves=n_leaves, seed=seed)
-            else:
-                self.strength = 1.0
+        if self.strength is None and not tune_itself(self, X, y, weight, n_leaves=n_leaves, seed=seed):
+            self.strength = 1.0
         self.seen, dense = seen_leaves(y)
         self.n_leaves = n_leaves
         with threadpool_limits(1, "blas"):

@@ -16,12 +16,12 @@ from tasks.student.calibration import apply_temperature, fit_temperature, log_lo
 from tasks.student.crossfit import UNLABELLED, rows_that_judge, splits, unjudged_probabilities
 from tasks.student.heads import (
     check_rows,
-    own_folds,
     read_arrays,
     read_settings,
     seen_leaves,
     softmax,
     spread,
+    tune_itself,
     write_head,
 )
 from tasks.student.threads import threads_for
@@ -117,11 +117,8 @@ class MlpHead:
     ) -> Self:
         """See `Head.fit`."""
         check_rows(X, y, weight, n_leaves)
-        if self.epochs is None:
-            if len(y) > 1:
-                self.tune(X, y, own_folds(len(y), seed), weight, n_leaves=n_leaves, seed=seed)
-            else:
-                self.epochs = 1
+        if self.epochs is None and not tune_itself(self, X, y, weight, n_leaves=n_leaves, seed=seed):
+            self.epochs = 1
         self.n_leaves, (self.seen, dense) = n_leaves, seen_leaves(y)
         with threads_for(len(y)):
             for weights in _epochs(

@@ -19,8 +19,8 @@ from sqlalchemy import func, select
 
 from deployments.teacher_sim import TeacherServer, recorded_answers
 from tasks.errors import FatalTeacherError
-from tasks.labeling import steps
 from tasks.labeling.asking import Asking, OtherPass
+from tasks.labeling.batch_book import left_of_run
 from tasks.labeling.batch_collection import Fetched
 from tasks.labeling.batch_labelling import BatchSender, Mode, label_in_batches
 from tasks.labeling.batch_submission import Terms
@@ -737,12 +737,12 @@ def test_the_step_keeps_to_the_project_and_sets_the_money_of_open_batches_aside(
         reserved = store.scalar(select(func.sum(schema.batches.c.reserved_usd)))
         assert (sent.waiting, sent.unlabelled_left) == (80, 40)
         assert store.read(select(schema.batches.c.requests))["requests"].to_list() == [50, 30]
-        assert steps._budget_left(project, store, 1) == pytest.approx(1.0 - reserved)
-        assert steps._budget_left(project, store, 2) == 1.0
+        assert left_of_run(store, 1, project.teacher.budget_usd) == pytest.approx(1.0 - reserved)
+        assert left_of_run(store, 2, project.teacher.budget_usd) == 1.0
         assert items_still_wanted(project, 50) == 10
         ended_early = label_with_teacher.fn(project, 2, batches="cancel")
         assert (ended_early.waiting, ended_early.unlabelled_left) == (0, 60)
-        assert steps._budget_left(project, store, 1) == 1.0
+        assert left_of_run(store, 1, project.teacher.budget_usd) == 1.0
         store.close()
 
 
