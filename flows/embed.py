@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Annotated
 
 from prefect import flow
+from pydantic import Field
 
 from flows.job import job
 from tasks.embedding.steps import embed as embed_missing
@@ -30,7 +32,7 @@ def embed(project: str) -> Embedded:
 
 
 @flow(name="verify embeddings")
-def verify_embeddings(project: str, sample: int = 256) -> VerifiedCache:
+def verify_embeddings(project: str, sample: Annotated[int, Field(ge=0)] = 256) -> VerifiedCache:
     """Check every cached vector's checksum and encode some anew; set aside what is wrong.
 
     Args:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
 
 from prefect import flow
+from pydantic import Field
 
 from flows.job import job
 from tasks.labeling.steps import (
@@ -22,11 +23,12 @@ from tasks.records import Labelled
 @flow(name="label")
 def label(
     project: str,
-    limit: int | None = None,
+    limit: Annotated[int, Field(ge=1)] | None = None,
     gold: bool = False,
     synthesize: bool | None = None,
     batches: Literal["none", "wait", "submit", "cancel"] = "none",
-    up_to: int | None = None,
+    up_to: Annotated[int, Field(ge=1)] | None = None,
+    budget_usd: Annotated[float, Field(gt=0)] | None = None,
 ) -> Labelled:
     """Label items with the teacher.
 
@@ -39,8 +41,10 @@ def label(
         batches: ask through the provider's Batch API, cheaper and within a day: wait for all of it, or submit and
             leave (any later run fetches what has ended); cancel ends what is open and fetches what was done.
         up_to: ask until so many items have been asked about in all, earlier runs included; empty is no bound.
+        budget_usd: the most that this run may spend, in US dollars; empty leaves it at `teacher.budget_usd`.
     """
-    with job(project, "label", limit=limit, up_to=up_to) as (settings, run):
+    with job(project, "label", limit=limit, up_to=up_to, budget_usd=budget_usd) as (settings, run):
+        settings = settings.with_budget(budget_usd)
         writes = wants_synthesis(settings, synthesize, limit)
         taken = take_in_items(settings, run.id)
         if up_to is not None:

@@ -41,8 +41,9 @@ def nightly(project: str) -> dict[str, Any]:
         # New traffic alone may change nothing that is learned from: audits are kept out while they judge.
         known = already_trained(settings, cleaned)
         done["retrain"] = None if known else retrain(project).as_dict()
-        policy = recalibrate(project)
-        done["recalibrate"] = policy.as_dict() if policy else None
+        recalibrated = recalibrate(project)
+        done["adjudicate"] = recalibrated.adjudication.as_dict()
+        done["recalibrate"] = recalibrated.policy.as_dict() if recalibrated.policy else None
         done["promote"] = promote(project).as_dict()
         done["report"] = report(project)
         remember_state(settings)

@@ -6,8 +6,14 @@ from prefect import flow
 
 from flows.job import job
 from tasks.cleaning.steps import clean_snapshot
-from tasks.records import Policy, Retrained
-from tasks.student.steps import recalibrate_champion, take_snapshot, train_and_register
+from tasks.records import Recalibrated, Retrained
+from tasks.student.steps import (
+    adjudicate_audits,
+    recalibrate_challenger,
+    recalibrate_champion,
+    take_snapshot,
+    train_and_register,
+)
 
 
 @flow(name="retrain")
@@ -26,13 +32,19 @@ def retrain(project: str) -> Retrained:
 
 
 @flow(name="recalibrate")
-def recalibrate(project: str) -> Policy | None:
+def recalibrate(project: str) -> Recalibrated:
     """Issue a new policy for the champion from the newest judged items, without training.
+
+    The adjudicator, where there is one, first decides where student and teacher differ on audited traffic, and on a
+    random share of what they agree on. A challenger whose audits are adjudicated now gets a new policy, too.
 
     Args:
         project: path of the project file.
     """
     with job(project, "recalibrate") as (settings, run):
+        adjudicated = adjudicate_audits(settings, run.id)
         policy = recalibrate_champion(settings, run.id)
+        result = Recalibrated(policy, recalibrate_challenger(settings, run.id), adjudicated)
         run.result["recalibrate"] = policy.as_dict() if policy else None
-        return policy
+        run.result["adjudicate"] = adjudicated.as_dict()
+        return result

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from prefect import flow
+from pydantic import Field
 
 from flows.job import job
 from tasks.records import Routed
@@ -10,7 +13,9 @@ from tasks.routing.steps import route_file
 
 
 @flow(name="route")
-def route(project: str, file: str, out: str) -> Routed:
+def route(
+    project: str, file: Annotated[str, Field(min_length=1)], out: Annotated[str, Field(min_length=1)]
+) -> Routed:
     """Answer every item of a file.
 
     Args:

@@ -59,9 +59,17 @@ def _parquet(file: Path, columns: Sequence[str] | None, rows: int) -> Iterator[p
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    usual = pa.default_memory_pool()
     try:
-        # Without reading ahead: else a row group's bytes are held whole, and one may be the file.
-        with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as table:
+        # The usual pool keeps what it is given back: of a piece of 1 MB some 40 MB after fifty pieces. Whoever opens a
+        # file decides from which one it is read.
+        pa.set_memory_pool(pa.system_memory_pool())
+        try:
+            # Without reading ahead: else a row group's bytes are held whole, and one may be the file.
+            table = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
+        finally:
+            pa.set_memory_pool(usual)
+        with table:
             for batch in table.iter_batches(rows, columns=None if columns is None else list(columns)):
                 frame = pl.from_arrow(pa.Table.from_batches([batch]))
                 assert isinstance(frame, pl.DataFrame)
@@ -88,31 +96,39 @@ def _of_equal_size(frames: Iterator[pl.DataFrame], rows: int) -> Iterator[pl.Dat
         yield last
 
 
-def items_in_pieces(project: Project, file: Path, rows: int | None = None) -> Iterator[Items]:
+def items_in_pieces(
+    project: Project, file: Path, rows: int | None = None, table: pl.DataFrame | None = None
+) -> Iterator[Items]:
     """The items of a table, piece by piece, as `read_items` gives them; rows are numbered over the whole file.
+
+    A table of several pieces is gone through once before its first piece is given, so that who keeps the pieces
+    keeps all of a table or, where anything of it cannot be read, nothing.
 
     Args:
         project: names the columns.
         file: as in `read_table`.
         rows: of a piece; None takes `PIECE_ROWS`, of images `IMAGE_PIECE_ROWS`.
+        table: what came of a query, which is then read instead of the file.
 
     Raises:
-        InputError: as `read_items` of the whole table would, and before the first piece is given.
+        InputError: as reading the whole table would, and before the first piece is given.
     """
     rows = rows or (IMAGE_PIECE_ROWS if project.task.modality == "image" else PIECE_ROWS)
-    names = column_names(file) if file.is_file() else []
+    names = column_names(file) if table is None and file.is_file() else []
     wanted = list(dict.fromkeys((project.source.id or "id", project.content_column)))
     there = [column for column in wanted if column in names]
     # All columns where one is missing, so that the error names those there are.
     enough = project.content_column in there and (project.source.id is None or project.source.id in there)
 
     def pieces() -> Iterator[pl.DataFrame]:
+        if table is not None:
+            return table.iter_slices(rows)
         return read_in_pieces(file, there if enough else None, rows)
 
     first_row = 1
     for frame, last in _with_last(pieces()):
-        if first_row == 1 and not last and wanted[0] in frame.columns:
-            _check_ids(project, file, wanted[0], pieces)
+        if first_row == 1 and not last:
+            _check(project, file, wanted[0], pieces)
         yield read_items(project, frame, file, first_row=first_row)
         first_row += frame.height
 
@@ -125,14 +141,21 @@ def _with_last(pieces: Iterator[pl.DataFrame]) -> Iterator[tuple[pl.DataFrame, b
         yield frame, ahead is None
 
 
-def _check_ids(
+def _check(
     project: Project, file: Path, id_column: str, pieces: Callable[[], Iterator[pl.DataFrame]]
 ) -> None:
-    """Refuse one id for two different items, wherever they stand; contents are read only of ids that repeat."""
-    try:
-        repeated = _repeated([_hashed(frame[id_column]) for frame in pieces()])
-    except pl.exceptions.PolarsError:
-        return  # ids that are no text: reading the first piece says so
+    """Refuse what cannot be read to its end, and one id for two different items, wherever they stand.
+
+    Contents are compared only of ids that repeat.
+    """
+    hashes = []
+    for frame in pieces():
+        if id_column in frame.columns:
+            try:
+                hashes.append(_hashed(frame[id_column].cast(pl.String)))
+            except pl.exceptions.PolarsError:
+                read_items(project, frame, file)  # says that these ids are no text
+    repeated = _repeated(hashes)
     if not repeated.len():
         return
     met = []
@@ -160,6 +183,6 @@ def _hashed(values: pl.Series) -> pl.Series:
 
 def _repeated(hashes: list[pl.Series]) -> pl.Series:
     """What stands among the hashes more than once, each once."""
-    found = np.concatenate([some.drop_nulls().to_numpy() for some in hashes])
+    found = np.concatenate([np.zeros(0, np.uint64), *(some.drop_nulls().to_numpy() for some in hashes)])
     found.sort()
     return pl.Series(np.unique(found[1:][found[1:] == found[:-1]]))

@@ -15,11 +15,12 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tasks.errors import ConfigError
+from tasks.moved import with_moved
 from tasks.taxonomy import Taxonomy, load_taxonomy, read_yaml
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 OpenShare = Annotated[float, Field(gt=0.0, lt=1.0)]
-CANDIDATES = Literal["linear", "mlp", "ensemble", "gbdt", "finetuned", "timm"]
+CANDIDATES = Literal["linear", "mlp", "ensemble", "lda", "gbdt", "finetuned", "timm"]
 
 
 class Section(BaseModel):
@@ -34,6 +35,7 @@ class Task(Section):
     modality: Literal["text", "image"] = "text"
     levels: tuple[str, ...] | None = None
     taxonomy: str
+    moved: str | None = None  # a file that says what became of labels the taxonomy no longer has
     instructions: str = "Classify the item."
     other: str | None = "none of these"
 
@@ -228,11 +230,13 @@ class Student(Section):
     """Which candidates a retrain compares."""
 
     candidates: tuple[CANDIDATES, ...] = ("linear", "mlp", "ensemble")
+    ensemble_with: tuple[Literal["mlp", "lda"], ...] = ()  # beside linear head and neighbours
     folds: int = Field(5, ge=2, le=20)
     timm_model: str = "mobilenetv3_small_100"
     pretrained: bool = True
     epochs: int = Field(12, ge=1)
     image_size: int = Field(96, ge=16, le=512)
+    prototypes: int = Field(16, ge=0, le=256)  # a label; an item unlike all is escalated; 0: none
     finetune: Finetune = Finetune()
     onnx: bool = False  # each new version's graph is kept with its run, as `flywheel export` writes it
 
@@ -266,15 +270,22 @@ class Routing(Section):
     confidence: OpenShare = 0.95
     audit_rate: Share = 0.02
     fallback: Literal["student", "refuse"] = "student"
-    starts: int = Field(4, ge=1, le=16)
+    partial: bool = False  # whether the student may answer an upper level alone where the deepest is not sure
+    starts: int = Field(1, ge=1, le=16)
     audit_window_days: float = Field(30.0, gt=0)
+    checked_agreements: float | None = Field(
+        None, gt=0, le=1
+    )  # share of audited agreements that are adjudicated like disagreements; None: as many as the target needs
 
 
 class Promotion(Section):
-    """Who lets a challenger serve, and how much worse it may look."""
+    """Who lets a challenger serve, how much worse it may look, and what is kept of those that served."""
 
     approval: Literal["automatic", "human"] = "automatic"
+    approval_hours: float = Field(24.0, gt=0, le=24 * 365)  # to answer in; silence is a refusal
     margin: OpenShare = 0.01
+    max_latency_ms: float | None = Field(None, gt=0)  # of 95 % of single items, on the machine that promotes
+    keep_versions: int | None = Field(30, ge=3)  # older ones go, files and all; None: every one is kept
 
 
 class Schedule(Section):
@@ -338,6 +349,7 @@ class Project(Section):
     task: Task
     source: Source
     gold: str | None = None
+    slices: tuple[str, ...] | None = None  # columns of gold; None: `language` and `source` where it has them
     teacher: Teacher
     prices: dict[str, Price] = Field(default_factory=dict)
     labeling: Labeling = Labeling()
@@ -360,6 +372,13 @@ class Project(Section):
         if isinstance(task, dict) and task.get("modality") == "image" and values.get("encoder") is None:
             return {**values, "encoder": {"model": "pixels:32"}}
         return values
+
+    @field_validator("slices")
+    @classmethod
+    def _slices_are_distinct(cls, slices: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if slices is not None and (len(set(slices)) < len(slices) or "key" in slices):
+            raise ValueError("must be distinct columns of the gold file, and none of them `key`")
+        return slices
 
     @field_validator("runner", mode="before")
     @classmethod
@@ -407,8 +426,15 @@ class Project(Section):
 
     @cached_property
     def taxonomy(self) -> Taxonomy:
-        """The label tree, read afresh for each loaded project."""
-        return load_taxonomy(self.resolve(self.task.taxonomy), self.task.levels, self.task.other)
+        """The label tree, read afresh for each loaded project; it knows what became of the labels it no longer has."""
+        taxonomy = load_taxonomy(self.resolve(self.task.taxonomy), self.task.levels, self.task.other)
+        return taxonomy if self.task.moved is None else with_moved(taxonomy, self.resolve(self.task.moved))
+
+    def with_budget(self, usd: float | None) -> Project:
+        """The same settings with another budget of a run; None leaves them as they are."""
+        if usd is None:
+            return self
+        return self.model_copy(update={"teacher": self.teacher.model_copy(update={"budget_usd": usd})})
 
     def price_of(self, model: Model) -> Price:
         """What a model costs: its own price, else that of the price table, else nothing."""

@@ -86,6 +86,7 @@ class Labelled(Record):
     batches; `batches` counts those submitted, fetched, refused by the provider and open, if there were any, and what
     was `paid_twice` because it could not wait for them. `least_agreed` are the labels on which the passes agree least:
     label, share, items of which any pass said it. `gold_rejected` counts gold rows that were left out, by reason.
+    `lost` are the labels that items bore before the run and the taxonomy no longer has, with how many each bore.
     """
 
     items: int = 0
@@ -116,6 +117,7 @@ class Labelled(Record):
     in_all: Mapping[str, int] = field(default_factory=dict)
     least_agreed: Sequence[tuple[str, float, int]] = ()
     gold_rejected: Mapping[str, int] = field(default_factory=dict)
+    lost: Mapping[str, int] = field(default_factory=dict)
 
     def with_synthesis(self, written: Synthesized) -> Labelled:
         """The same run, the examples that it let the teacher write beside it: calls and cost are of both."""
@@ -211,7 +213,8 @@ class PrunedCaches(Record):
 class Snapshot(Record):
     """The frozen rows a training run uses: parquet path, content fingerprint, counts (`synthetic` of the `rows`).
 
-    `gold_rejected` counts the gold rows that were left out, by reason.
+    `gold_rejected` counts the gold rows that were left out, by reason; `lost` the items by labels that the taxonomy no
+    longer has: nothing is learned from those.
     """
 
     path: str
@@ -222,6 +225,7 @@ class Snapshot(Record):
     removed_near_gold: int
     synthetic: int = 0
     gold_rejected: Mapping[str, int] = field(default_factory=dict)
+    lost: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -267,6 +271,49 @@ class Policy(Record):
     cross_fitted: bool = False
     sentence: str = ""
     certificate: Mapping[str, Any] = field(default_factory=dict)
+    partial_coverage: float = 0.0
+    partial_thresholds: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Adjudicated(Record):
+    """What the adjudicator was asked, and by model version what its two-stage sample of audits still lacks.
+
+    `asked` answers came (`invalid` ones decide nothing), `failed` did not. Of each version: `items` audited, those that
+    are `wanted` because student and teacher `differ` or because the coin fell so (`checked`, with `share`), and how
+    many of these are `waiting`: nothing is certified against adjudicated labels before they are decided.
+    """
+
+    asked: int = 0
+    invalid: int = 0
+    failed: int = 0
+    calls: int = 0
+    cost_usd: float = 0.0
+    stopped: str | None = None
+    versions: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def then(self, after: Adjudicated) -> Adjudicated:
+        """Both together, of one run."""
+        sums = {
+            name: getattr(self, name) + getattr(after, name)
+            for name in ("asked", "invalid", "failed", "calls", "cost_usd")
+        }
+        versions = {**self.versions, **after.versions}
+        return Adjudicated(**sums, stopped=after.stopped or self.stopped, versions=versions)
+
+    @property
+    def waiting(self) -> int:
+        """The most that any version waits for."""
+        return max((int(counts["waiting"]) for counts in self.versions.values()), default=0)
+
+
+@dataclass(frozen=True)
+class Recalibrated(Record):
+    """The policies of champion and challenger now (None: no such version, or no policy), and what was adjudicated."""
+
+    policy: Policy | None
+    challenger_policy: Policy | None
+    adjudication: Adjudicated
 
 
 @dataclass(frozen=True)
@@ -287,13 +334,20 @@ class Retrained(Record):
 
 @dataclass(frozen=True)
 class Promoted(Record):
-    """The outcome of the gate: a refusal is a result with its numbers."""
+    """The outcome of the gate: a refusal is a result with its numbers.
+
+    `compared_with` is the champion at that time. `waiting`: the gate lets it pass, and a person is to be asked.
+    `deleted` are the versions that are kept no longer.
+    """
 
     promoted: bool
     champion_version: str | None
     challenger_version: str | None
     reasons: list[str]
     numbers: Mapping[str, Any] = field(default_factory=dict)
+    compared_with: str | None = None
+    waiting: bool = False
+    deleted: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

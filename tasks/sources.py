@@ -11,7 +11,7 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from glob import escape, glob
 from pathlib import Path
 from uuid import UUID
@@ -27,7 +27,9 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 TABLE_SUFFIXES = {".parquet", ".csv", ".jsonl", ".ndjson"}
 SHOWN_ROWS = 5
 ITEM_SCHEMA = {"key": pl.Binary, "source_id": pl.String, "text": pl.String, "image": pl.Binary}
-ROWS_AT_ONCE = 10_000
+SLICE = "slice: "
+USUAL_SLICES = ("language", "source")
+"""Columns of a gold file by which mistakes are counted apart where the project names none."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,14 @@ class Items:
 
 @dataclass(frozen=True)
 class Gold:
-    """Gold as read: a frame of key, source_id, text, image, label (one row a key), and the rows left out."""
+    """Gold as read: a frame of key, source_id, text, image, label (one row a key), and the rows left out.
+
+    `slices` has the key and, as text, the columns by which mistakes are counted apart.
+    """
 
     frame: pl.DataFrame
     rejections: tuple[Rejection, ...] = ()
+    slices: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema={"key": pl.Binary}))
 
     @property
     def rejected(self) -> dict[str, int]:
@@ -224,19 +230,6 @@ def read_items(
     return Items(file, read, tuple(rejections))
 
 
-def read_items_in_parts(project: Project, table: pl.DataFrame, file: Path) -> Items:
-    """The same as `read_items`, some thousand rows at a time: while they are read, rows take ten times the memory."""
-    parts = [
-        read_items(project, part, file, first_row=1 + place * ROWS_AT_ONCE)
-        for place, part in enumerate(table.iter_slices(ROWS_AT_ONCE))
-    ]
-    if len(parts) == 1:
-        return parts[0]
-    frame = pl.concat(part.frame for part in parts)
-    one_item_an_id(frame, file)
-    return Items(file, frame, tuple(rejection for part in parts for rejection in part.rejections))
-
-
 def one_item_an_id(frame: pl.DataFrame, file: Path) -> None:
     """Refuse items (row, source_id, key) of which two share an id.
 
@@ -369,13 +362,16 @@ def read_gold_rows(project: Project) -> Gold:
     for file in expand(project.gold, project.file.parent):
         table = read_table(file)
         columns = label_columns(table, taxonomy, file)
-        items = read_items(project, table, file, keep=columns)
+        sliced = _slice_columns(project, table, file)
+        items = read_items(project, table.with_columns(**sliced), file, [*columns, *sliced])
         rejections += items.rejections
         resolved = resolve_labels(items.frame, columns, taxonomy)
         for row, (label, written) in zip(items.frame["row"], resolved, strict=True):
             if label is None:
-                near = taxonomy.nearest(written)
+                near, became = taxonomy.nearest(written), taxonomy.moved.get(written, ())
                 hint = f" Did you mean {near!r}?" if near else ""
+                if len(became) > 1:
+                    hint = f" It was split into {', '.join(became)}."
                 raise InputError(
                     file,
                     f"unknown gold label {written!r}",
@@ -383,8 +379,8 @@ def read_gold_rows(project: Project) -> Gold:
                     row,
                 )
         labelled = items.frame.with_columns(pl.Series("label", [label for label, _ in resolved], pl.String))
-        frames.append(labelled.select("row", *schema).with_columns(pl.lit(str(file)).alias("file")))
-    gold = pl.concat(frames)
+        frames.append(labelled.select("row", *schema, *sliced).with_columns(pl.lit(str(file)).alias("file")))
+    gold = pl.concat(frames, how="diagonal")
     clashes = (
         gold.unique(["key", "label"], keep="first", maintain_order=True)
         .group_by("key", maintain_order=True)
@@ -399,5 +395,24 @@ def read_gold_rows(project: Project) -> Gold:
             "Gold must be sure: decide, and keep one row.",
             first["row"][1],
         )
-    gold = gold.unique("key", keep="first", maintain_order=True).select(*schema)
-    return Gold(gold, tuple(rejections))
+    gold = gold.unique("key", keep="first", maintain_order=True).drop("row", "file")
+    named = {name: name.removeprefix(SLICE) for name in gold.columns if name.startswith(SLICE)}
+    return Gold(gold.select(*schema), tuple(rejections), gold.select("key", *named).rename(named))
+
+
+def _slice_columns(project: Project, table: pl.DataFrame, file: Path) -> dict[str, pl.Expr]:
+    """The columns to slice by, as text and under names that no other column bears.
+
+    Raises:
+        InputError: one that the project names is not there.
+    """
+    wanted = project.slices
+    if wanted is None:
+        wanted = tuple(name for name in USUAL_SLICES if name in table.columns)
+    if missing := [name for name in wanted if name not in table.columns]:
+        raise InputError(
+            file,
+            f"column {missing[0]!r} is missing, by which `slices` counts mistakes apart",
+            f"It has: {', '.join(table.columns[:20])}.",
+        )
+    return {SLICE + name: pl.col(name).cast(pl.String, strict=False).replace("", None) for name in wanted}

@@ -10,7 +10,7 @@ import json
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -39,13 +39,16 @@ class Taxonomy:
     """A tree of labels; `leaves` are paths in file order, `about` holds a line of instruction by path.
 
     `levels` names the depths from the root down; a branch may end before the last. `other` is the label of
-    the "none of these" leaf (already among `leaves`), or None when the project switched it off.
+    the "none of these" leaf (already among `leaves`), or None when the project switched it off. `moved` says of
+    paths that are labels no longer what became of them: one path where they were renamed, moved or merged, several
+    where they were split, none where they were given up; below an inner path all moves with it.
     """
 
     levels: tuple[str, ...]
     leaves: tuple[str, ...]
     about: Mapping[str, str]
     other: str | None = None
+    moved: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @cached_property
     def leaf_index(self) -> dict[str, int]:
@@ -71,7 +74,7 @@ class Taxonomy:
 
     @cached_property
     def version(self) -> str:
-        """A hash of names, levels and instructions: what a prompt or a model was built for."""
+        """A hash of names, levels and instructions: what a prompt or a model was built for. No move changes it."""
         text = json.dumps(
             [self.levels, self.leaves, sorted(self.about.items()), self.other], ensure_ascii=False
         )
@@ -84,12 +87,33 @@ class Taxonomy:
         found = {_fold(split(leaf)[-1]): leaf for leaf in self.leaves if bare[_fold(split(leaf)[-1])] == 1}
         return found | {_fold(leaf): leaf for leaf in self.leaves}
 
+    @cached_property
+    def _moved_by_folded(self) -> dict[str, tuple[str, ...]]:
+        return {_fold(old): new for old, new in self.moved.items()}
+
     def resolve(self, written: str) -> str | None:
         """The leaf that `written` means: a full path, or a bare leaf name where that is unique; else None.
 
-        Outer and repeated spaces, letter case and Unicode form are forgiven, nothing else is: never a guess.
+        Outer and repeated spaces, letter case and Unicode form are forgiven, nothing else is: never a guess. The
+        path of a label that was moved means what it is now.
         """
-        return self._by_folded.get(_fold(written))
+        return self._by_folded.get(_fold(written)) or self.today(written)
+
+    def today(self, label: str) -> str | None:
+        """The leaf that a label given earlier is now; None where it is gone, or was split so that nobody can say."""
+        used = set[str]()
+        while label not in self.leaf_index:
+            path = split(label)
+            found = next(
+                (at for at in range(len(path), 0, -1) if _fold(join(path[:at])) in self._moved_by_folded), 0
+            )
+            old = _fold(join(path[:found]))
+            new = self._moved_by_folded.get(old, ())
+            if len(new) != 1 or old in used:
+                return None
+            used.add(old)
+            label = join((*split(new[0]), *path[found:]))
+        return label
 
     def nearest(self, written: str) -> str | None:
         """The known leaf most like `written`, for an error message."""

@@ -9,7 +9,7 @@ import click
 from deployments.output import DONE, INCOMPLETE, Outcome, command, shown
 
 if TYPE_CHECKING:
-    from tasks.records import Snapshot
+    from tasks.records import Adjudicated, Snapshot
 
 
 @click.command(name="embed")
@@ -100,7 +100,7 @@ def clean_command(project: str) -> Outcome:
         text += f"\nasked again: {counts.format(**record.asked_again)}, for {record.asked_again_usd:.4f} USD"
     if record.sample is not None:
         text += f"\na sample of the changes to read: {record.sample}"
-    return Outcome(record.as_dict(), text + _gold_left_out(record.snapshot))
+    return Outcome(record.as_dict(), text + _left_out(record.snapshot))
 
 
 @click.command(name="retrain")
@@ -121,13 +121,16 @@ def retrain_command(project: str) -> Outcome:
             record.bottleneck,
         ]
     )
-    return Outcome(record.as_dict(), text + _gold_left_out(record.snapshot))
+    return Outcome(record.as_dict(), text + _left_out(record.snapshot))
 
 
-def _gold_left_out(snapshot: Snapshot) -> str:
-    """A line of its own about rows of the gold file that are no gold; nothing where there are none."""
+def _left_out(snapshot: Snapshot) -> str:
+    """Lines about rows of the gold file that are no gold and labels that are none; nothing where there are none."""
+    from tasks.moved import lost_in_words
+
     counts = ", ".join(f"{reason}: {count}" for reason, count in snapshot.gold_rejected.items())
-    return f"\ngold rows left out: {counts}" if counts else ""
+    lost = f"\nlabels gone: {lost_in_words(snapshot.lost)}" if snapshot.lost else ""
+    return (f"\ngold rows left out: {counts}" if counts else "") + lost
 
 
 @click.command(name="recalibrate")
@@ -136,11 +139,22 @@ def recalibrate_command(project: str) -> Outcome:
     """Issue a new policy for the champion from the newest judged items."""
     from flows.retrain import recalibrate
 
-    policy = recalibrate(project)
+    done = recalibrate(project)
+    policy, waiting = done.policy, _waiting(done.adjudication)
     if policy is None:
-        return Outcome({"policy": None}, "There is no champion, or nothing to calibrate on yet.")
+        return Outcome(done.as_dict(), f"There is no champion, or nothing to calibrate on yet.{waiting}")
     return Outcome(
-        {"policy": policy.as_dict()}, f"version {policy.model_version}, policy {policy.id}: {policy.sentence}"
+        done.as_dict(), f"version {policy.model_version}, policy {policy.id}: {policy.sentence}{waiting}"
+    )
+
+
+def _waiting(adjudicated: Adjudicated) -> str:
+    """A line of its own about what nobody has decided yet; nothing where nothing waits."""
+    if not adjudicated.waiting:
+        return ""
+    return (
+        f"\n{adjudicated.waiting} audited items wait for a decision before anything rests on adjudicated labels: "
+        "`flywheel review export`, the first rows of the file first, or name a teacher.adjudicator."
     )
 
 
@@ -152,14 +166,17 @@ def recalibrate_command(project: str) -> Outcome:
 @command()
 def promote_command(project: str, approve: bool, force_reason: str | None) -> Outcome:
     """Compare champion and challenger; a refusal is a result, not a failure."""
+    if force_reason is not None and len(force_reason := " ".join(force_reason.split())) < 2:
+        raise click.UsageError("--force needs a reason in words: it is kept with the version.")
     from flows.promote import promote
 
     record = promote(project, approve, force_reason)
-    verdict = "promoted" if record.promoted else "not promoted"
-    champion = f"champion: {record.champion_version or 'none'}"
-    return Outcome(
-        record.as_dict(), "\n".join([f"{verdict}; {champion}", *(f"  {reason}" for reason in record.reasons)])
-    )
+    verdict = "waits for a person" if record.waiting else "promoted" if record.promoted else "not promoted"
+    lines = [f"{verdict}; champion: {record.champion_version or 'none'}"]
+    lines += [f"  {reason}" for reason in record.reasons]
+    if record.deleted:
+        lines.append(f"  kept no longer: version {', '.join(record.deleted)}")
+    return Outcome(record.as_dict(), "\n".join(lines))
 
 
 @click.command(name="rollback")
@@ -169,8 +186,12 @@ def rollback_command(project: str) -> Outcome:
     from flows.promote import rollback
 
     record = rollback(project)
-    text = f"champion is version {record['champion_version']} again (was {record['rolled_back_from']})"
-    return Outcome(record, text)
+    lines = [
+        f"champion is version {record['champion_version']} again (was {record['rolled_back_from']})",
+        f"policy in force is {record['policy_id'] or 'none'} (was {record['policy_before'] or 'none'}): "
+        f"{record['sentence']}",
+    ]
+    return Outcome(record, "\n".join(lines))
 
 
 @click.command(name="route")

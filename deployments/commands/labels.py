@@ -80,6 +80,10 @@ def label_command(
     if record.gold_rejected:
         counts = (f"{reason}: {count}" for reason, count in record.gold_rejected.items())
         lines["gold rows left out"] = ", ".join(counts)
+    if record.lost:
+        from tasks.moved import lost_in_words
+
+        lines["labels gone"] = lost_in_words(record.lost)
     if record.errors:
         lines["errors"] = ", ".join(f"{name}: {count}" for name, count in record.errors.items())
     if record.synthesis is not None:
@@ -166,14 +170,27 @@ def _tokens(prompt: int, cached: int, completion: int) -> str:
 
 def _dry_run(project: str, limit: int | None, up_to: int | None) -> Outcome:
     from flows.job import job
+    from tasks.errors import BusyError
     from tasks.labeling.steps import estimate_labelling, items_still_wanted, take_in_items
+    from tasks.project import load_project
 
-    with job(project, "label --dry-run", limit=limit, up_to=up_to) as (settings, run):
-        taken = take_in_items(settings, run.id)  # what would be asked is what stands in the sources now
+    rejected: Mapping[str, int] = {}
+    note = ""
+    try:
+        with job(project, "label --dry-run", limit=limit, up_to=up_to) as (settings, run):
+            # What would be asked is what stands in the sources now.
+            rejected = take_in_items.fn(settings, run.id).rejected
+            if up_to is not None:
+                limit = min(limit or up_to, items_still_wanted(settings, up_to))
+            record = estimate_labelling.fn(settings, run.id, limit)
+            run.result["estimate"] = record.as_dict()
+    except BusyError as busy:
+        # Reading needs no lease: what the other run has taken in and answered so far can be counted.
+        settings = load_project(project)
         if up_to is not None:
             limit = min(limit or up_to, items_still_wanted(settings, up_to))
-        record = estimate_labelling(settings, run.id, limit)
-        run.result["estimate"] = record.as_dict()
+        record = estimate_labelling.fn(settings, 0, limit)
+        note = f"\nof the items taken in so far, beside a run that works now: {busy.owner}"
     lines: dict[str, Any] = {
         "items": f"{record.items:,}",
         "calls": f"{record.calls:,}",
@@ -185,12 +202,12 @@ def _dry_run(project: str, limit: int | None, up_to: int | None) -> Outcome:
     }
     for stage, line in (record.stages or {}).items():
         lines[stage] = f"{line['calls']:,.0f} calls, {line['cost_usd']:,.4f} USD"
-    if taken.rejected:
-        lines["rejected rows"] = ", ".join(f"{reason}: {count}" for reason, count in taken.rejected.items())
-    text = shown(lines)
+    if rejected:
+        lines["rejected rows"] = ", ".join(f"{reason}: {count}" for reason, count in rejected.items())
+    text = shown(lines) + note
     if not record.fits:
         text += f"\nthe budget of {record.budget_usd:,.4f} USD ends before that; everything paid for would be kept"
-    return Outcome(record.as_dict() | {"fits": record.fits, "rejected": taken.rejected}, text)
+    return Outcome(record.as_dict() | {"fits": record.fits, "rejected": rejected}, text)
 
 
 def _batches(batch: bool, wait: bool, cancel: bool) -> Literal["none", "wait", "submit", "cancel"]:
@@ -269,12 +286,12 @@ def review_export(
     image_root: Path | None,
 ) -> Outcome:
     """Write review_labels.csv, whose column final_label is to be filled in, or review_tasks.json and .xml."""
-    from flows.job import job
     from tasks.labeling.label_studio import MOST_BYTES
     from tasks.labeling.steps import export_for_review
+    from tasks.project import load_project
 
-    with job(project, "review export") as (settings, _):
-        record = export_for_review(settings, out, limit, form, image_root)
+    # Not as a job: it only reads, and who wants to look need not wait for a night's labelling to end.
+    record = export_for_review(load_project(project), out, limit, form, image_root)
     text = f"{record.rows:,} rows to review in {record.file}"
     if record.config:
         text += f"\nlabeling configuration (Settings > Labeling Interface > Code) in {record.config}"

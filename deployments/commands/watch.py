@@ -89,7 +89,10 @@ def _operating_points(found: OperatingPoints) -> str:
         parts.append(f"policy {policy.id}: {policy.sentence}")
         if policy.thresholds is not None:
             levels = {level: f"at least {value:.4f}" for level, value in policy.thresholds.items()}
-            parts.append(f"it answers where the confidence is\n{shown(levels)}")
+            parts.append(f"it answers where the confidence, less for unfamiliar items, is\n{shown(levels)}")
+        if policy.partial_thresholds is not None:
+            levels = {level: f"at least {value:.4f}" for level, value in policy.partial_thresholds.items()}
+            parts.append(f"else it stops at the deepest level where that is\n{shown(levels)}")
     if not found.escalation:
         return "\n\n".join(
             [*parts, "What its retrain left behind is gone: the next retrain shows the tables."]
@@ -105,7 +108,7 @@ def _operating_points(found: OperatingPoints) -> str:
     ]
     judged = "gold" if found.judged_on == "gold" else "held-out labels of the teacher (agreement)"
     parts.append(
-        f"escalation by the deepest level's confidence, on {judged}; nothing here is certified\n"
+        f"escalation by that of the deepest level, on {judged}; nothing here is certified\n"
         + _table(("threshold", "escalated", "accuracy", "answered"), table)
     )
     return "\n\n".join([*parts, _coverage(found)])
@@ -118,7 +121,10 @@ def _coverage(found: OperatingPoints) -> str:
     rows = [
         (
             f"{row['target_error']:.0%}",
-            f"{row['certified_coverage']:.1%}",
+            f"{row['certified_coverage']:.1%}"
+            + (f" + {row['partial_coverage']:.1%} in part" if row["partial_coverage"] else ""),
+            f"{row['measured_coverage']:.1%}",
+            f"{row['coverage_at_most']:.1%}",
             f"{row['errors']:,} of {row['accepted']:,}" if row["thresholds"] else "–",
             _wanted(row),
         )
@@ -133,9 +139,15 @@ def _coverage(found: OperatingPoints) -> str:
         fitted += "; the policy in force rests on a newer sample"
     return (
         f"certified coverage by target error, {promise}, on the {sample['items']:,} items of its retrain{fitted}\n"
-        + _table(("target", "coverage", "wrong", ""), rows)
-        + "\nEach line is a promise of its own: set routing.target_error first, then retrain or recalibrate."
+        + _table(("target", "certified", "measured", "at most", "wrong", ""), rows)
+        + f"\nCertified is proved{_how_far(sample)}; measured kept the target in this sample, which is no promise; "
+        "beyond `at most` the target is shown to be broken.\nThe band is exact binomial at the policy's confidence. "
+        "Each line is a promise of its own: set routing.target_error first, then retrain or recalibrate."
     )
+
+
+def _how_far(sample: Mapping[str, Any]) -> str:
+    return " as far as cross-fitting goes, which is empirical" if sample["cross_fitted"] else ""
 
 
 def _wanted(row: Mapping[str, Any]) -> str:

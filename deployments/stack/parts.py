@@ -16,6 +16,7 @@ from deployments.stack.processes import Part
 from tasks.errors import ConfigError
 
 POOL = "flywheel"
+JOBS_AT_ONCE = max(2, (os.cpu_count() or 1) // 4)
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 
@@ -123,11 +124,15 @@ def mlflow_server(addresses: Addresses, environment: Mapping[str, str], home: Pa
     return _part("mlflow-server", command, environment, own, home, f"{addresses.mlflow}/health")
 
 
-def worker(environment: Mapping[str, str], home: Path, limit: int) -> Part:
-    """The worker that starts the jobs, each in a process of its own."""
+def worker(environment: Mapping[str, str], home: Path) -> Part:
+    """The worker that starts the jobs, each in a process of its own.
+
+    How many at a time is the pool's limit: with a limit of its own a worker falls over a suspended run that is resumed
+    before its first process has ended (Prefect 3.8).
+    """
     own = {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_WORKER_QUERY_SECONDS": "5"}
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
-    command += ["--name", f"flywheel on {socket.gethostname()}", "--limit", str(limit)]
+    command += ["--name", f"flywheel on {socket.gethostname()}"]
     return _part("worker", command, environment, own, home, None)
 
 
@@ -137,6 +142,7 @@ def environment_of(addresses: Addresses, home: Path) -> dict[str, str]:
         **os.environ,
         "FLYWHEEL_HOME": str(home),
         "PREFECT_API_URL": addresses.prefect_api,
+        "FLYWHEEL_MLFLOW_UI": addresses.mlflow,  # what links on a run's page begin with
         "PYTHONUNBUFFERED": "1",
         # Jobs work in the home folder, where a `tasks` of somebody else's must not stand before ours.
         "PYTHONSAFEPATH": "1",

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deployments.stack.parts import POOL
+from deployments.stack.parts import JOBS_AT_ONCE, POOL
 from deployments.stack.processes import answers_ok
 from deployments.stack.projects import find_projects
 from tasks.errors import ConfigError
@@ -93,7 +93,7 @@ def register(
     """Afterwards `job/PROJECT` stands on the server as this version of the code and the file want it.
 
     Jobs are imported from the installed packages and work in the flywheel's home. One nightly at a time: what piled
-    up while nothing ran is cancelled but for one.
+    up while nothing ran is cancelled but for one. Two other jobs of a project take turns by its lease (flows/job.py).
     """
     from prefect.client.schemas.actions import DeploymentScheduleCreate
     from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions
@@ -101,13 +101,17 @@ def register(
 
     flow = getattr(importlib.import_module(JOBS[job]), job)
     is_loop = job == "nightly"
+    form = parameter_schema(flow).model_dump(exclude_unset=True)
+    # A deployment is one project's: the form shows which, and the server refuses any other, as it does unknown fields.
+    form["additionalProperties"] = False
+    form["properties"]["project"] |= {"enum": [str(project.file)], "default": str(project.file)}
     specification: dict[str, Any] = {
         "entrypoint": f"{JOBS[job]}.{job}",
         "parameters": {"project": str(project.file)},
         "description": flow.description,
         "tags": [TAG, project.project],
         "job_variables": {"command": f"{sys.executable} -m prefect.engine", "working_dir": str(home)},
-        "parameter_openapi_schema": parameter_schema(flow).model_dump(exclude_unset=True),
+        "parameter_openapi_schema": form,
         "enforce_parameter_schema": True,
         "concurrency_limit": 1 if is_loop else None,
     }
@@ -153,16 +157,20 @@ def cron_of(project: Project) -> CronSchedule | None:
 
 
 def make_pool(client: SyncPrefectClient) -> None:
-    """Afterwards there is a work pool of processes for the worker to serve."""
-    from prefect.client.schemas.actions import WorkPoolCreate
+    """Afterwards there is a work pool of processes for the worker to serve, so many at a time."""
+    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectAlreadyExists
     from prefect.workers.process import ProcessWorker
 
     template = ProcessWorker.get_default_base_job_template()
     try:
-        client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
+        client.create_work_pool(
+            WorkPoolCreate(
+                name=POOL, type="process", base_job_template=template, concurrency_limit=JOBS_AT_ONCE
+            )
+        )
     except ObjectAlreadyExists:
-        return
+        client.update_work_pool(POOL, WorkPoolUpdate(concurrency_limit=JOBS_AT_ONCE))
 
 
 def _held(client: SyncPrefectClient, page: int = 200) -> dict[str, DeploymentResponse]:

@@ -5,7 +5,6 @@ Knows nothing of how a part is called (parts.py) or kept running (processes.py).
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -15,7 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deployments.stack.parts import Addresses, claim, environment_of, mlflow_server, prefect_server, worker
+from deployments.stack.parts import (
+    JOBS_AT_ONCE,
+    Addresses,
+    claim,
+    environment_of,
+    mlflow_server,
+    prefect_server,
+    worker,
+)
 from deployments.stack.processes import StackError, Supervised, stop
 from deployments.stack.projects import fingerprint
 from deployments.stack.registration import registering
@@ -28,7 +35,6 @@ JOBS_GRACE_SECONDS = 20.0
 SERVERS_GRACE_SECONDS = 10.0
 LOOK_SECONDS = 0.5
 CONF_SECONDS = 5.0
-JOBS_AT_ONCE = max(2, (os.cpu_count() or 1) // 4)
 
 Say = Callable[[str], None]
 
@@ -91,7 +97,7 @@ class _Running:
         self.stack, self.addresses, self.say = stack, addresses, say
         self.prefect = Supervised(prefect_server(addresses, environment, home))
         self.mlflow = Supervised(mlflow_server(addresses, environment, home))
-        self.worker = Supervised(worker(environment, home, JOBS_AT_ONCE))
+        self.worker = Supervised(worker(environment, home))
         self.parts = [self.prefect, self.mlflow, self.worker]
         self.body = {
             "prefect_api": addresses.prefect_api,

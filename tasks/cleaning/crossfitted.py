@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from tasks.cleaning.confident_learning import relabel_issues
 from tasks.cleaning.disagreements import settle
+from tasks.cleaning.evidence import neighbours_outside
 from tasks.cleaning.noise import Counted, estimate_noise
 from tasks.cleaning.relabel import Cleaning, changes_by_level, clean, weighed
 from tasks.cleaning.resubstitution import overwrite_above
 from tasks.student.evaluation import confused_pairs
 from tasks.student.levels import Levels
 from tasks.student.linear import LinearHead
-from tasks.student.neighbours import cross_fitted_votes
 
 Method = Literal["cross_fitted", "cleanlab", "resubstitution"]
 
@@ -77,13 +77,15 @@ def clean_rows(
         fitted = head.fit(vectors, labels, weight, n_leaves=levels.n_leaves, seed=seed)
         seen = fitted.predict_proba(vectors)
         return overwrite_above(labels, seen, P, levels, people, confidence, cap), strength
-    V = cross_fitted_votes(vectors, labels, folds, levels.n_leaves, weight=weight)
+    neighbours = neighbours_outside(vectors, labels, folds)
+    V = neighbours.votes(labels, levels.n_leaves, weight)
     disputed = (candidates >= 0).any(axis=1)
     locked = people | agreed | disputed
     if method == "cleanlab":
         cleaning = relabel_issues(labels, P, levels, locked, cap)
     else:
-        cleaning = clean(labels, P, V, levels, locked, max_loss=cap, gold=gold, passes=passes)
+        twins = neighbours.twins(~locked)
+        cleaning = clean(labels, P, V, levels, locked, max_loss=cap, gold=gold, passes=passes, twins=twins)
     settled = np.where(disputed, settle(candidates, P, V), cleaning.labels)
     overwritten = settled != labels
     settled_rows = ~disputed

@@ -82,6 +82,7 @@ def clean(
     margin: float | None = None,
     gold: Sequence[Counted] = (),
     passes: Sequence[Counted] = (),
+    twins: NDArray[np.integer] | None = None,
 ) -> Cleaning:
     """Overwrite a label where 0.6 x out-of-fold probability + 0.4 x neighbours' vote beats it by the margin.
 
@@ -92,13 +93,14 @@ def clean(
     Args:
         y: given leaves [n]; -1 marks unlabelled rows, which stay so.
         P: out-of-fold probabilities [n, leaves] (`student.crossfit`, folds by near-duplicate group).
-        V: neighbours' votes [n, leaves] (`student.neighbours.cross_fitted_votes`, the same folds).
+        V: neighbours' votes [n, leaves] (`evidence.Neighbours.votes`, the same folds).
         levels: the tree, for the report by level.
         locked: [n], labels of people: never overwritten, never suspects.
         max_loss: no leaf loses more than this share of its rows, in [0, 1]; the least contradicted stay.
         margin: of every level, instead of what follows from its noise.
         gold: by level, the errors counted on gold, see `noise_by_level`.
         passes: by level, the errors that passes which differ show.
+        twins: rows [m, 2] of the most alike items, see `noise_by_level`.
 
     Returns:
         The proposal; `y` itself is not touched.
@@ -119,7 +121,8 @@ def clean(
     rows = np.arange(len(y))
     favourite = evidence.argmax(axis=1)
     gain = np.where(labelled, evidence[rows, favourite] - evidence[rows, given], 0).astype(np.float32)
-    noise = noise_by_level(given[free], P[free], levels, gold, passes)
+    alike = None if twins is None else given[twins]
+    noise = noise_by_level(given[free], P[free], levels, gold, passes, alike)
     if margin is not None:
         noise = {name: Noise(level.share, "given", margin) for name, level in noise.items()}
     wanted = free & (favourite != given) & (gain > 0)

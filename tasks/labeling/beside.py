@@ -22,7 +22,7 @@ from tasks.labeling.requests import Item, Request
 from tasks.labeling.shortlist import label_texts, label_vectors, listed_labels, nearest
 from tasks.records import text_key
 from tasks.store import Store, schema
-from tasks.store.labels import effective_labels
+from tasks.store.moved import current_labels
 from tasks.store.traffic import audits
 from tasks.synthetic import SYNTHETIC
 from tasks.taxonomy import Taxonomy
@@ -86,7 +86,7 @@ def bringing(
 
     def bring(due: pl.DataFrame) -> Callable[[Request], Request]:
         stored = _texts(store)
-        labels = _labels_of_items(store, gold)
+        labels = _labels_of_items(store, taxonomy, gold)
         items = (
             due.select("key", "text") if "text" in due.columns else due.select("key").join(stored, on="key")
         )
@@ -153,14 +153,14 @@ def examples_there_are(
     store: Store, taxonomy: Taxonomy, gold: pl.DataFrame, audit_window_days: float
 ) -> list[tuple[str, str]]:
     """The decided items (text, label) out of which `bringing` would choose examples now; nothing is encoded."""
-    labels, stored = _labels_of_items(store, gold), _texts(store)
+    labels, stored = _labels_of_items(store, taxonomy, gold), _texts(store)
     return list(
         _shown(store, taxonomy, labels, stored, gold, audit_window_days).select("text", "label").iter_rows()
     )
 
 
-def _labels_of_items(store: Store, gold: pl.DataFrame) -> pl.DataFrame:
-    labels = effective_labels(store).filter(pl.col("source") != SYNTHETIC)
+def _labels_of_items(store: Store, taxonomy: Taxonomy, gold: pl.DataFrame) -> pl.DataFrame:
+    labels = current_labels(store, taxonomy).filter(pl.col("source") != SYNTHETIC)
     return labels.join(gold.select("key"), on="key", how="anti", maintain_order="left")
 
 

@@ -22,6 +22,7 @@ from tasks.sources import ITEM_SCHEMA, read_table
 from tasks.store import Store
 from tasks.store.items import append_items
 from tasks.store.labels import append_labels, raw_labels
+from tasks.store.moved import as_of_today
 from tasks.taxonomy import Taxonomy
 
 TEXT_COLUMNS = ("text", "input", "prompt", "name", "content", "query", "question", "title")
@@ -93,7 +94,7 @@ def import_labels(
     )
     new_items = append_items(store, items, "import", run_id)
     votes = Counter((key, label) for key, _, _, label in accepted)
-    new = list(_new_votes(votes, raw_labels(store)))
+    new = list(_new_votes(votes, as_of_today(raw_labels(store), taxonomy)))
     append_labels(store, ((key, label, "imported") for key, label in new), run_id)
     if rejections:
         _write_rejections(rejected_file, rejections)

@@ -11,6 +11,7 @@ import polars as pl
 from sqlalchemy import ColumnElement, Select, Table, func, select
 
 from tasks.store import Store, schema
+from tasks.synthetic import SYNTHETIC
 
 Range = tuple[bytes, bytes | None]  # from the first key on, below the second if there is one
 
@@ -37,6 +38,14 @@ def within(rows: pl.DataFrame, part: Range) -> pl.DataFrame:
     """The rows of a frame whose `key` is in a range."""
     rows = rows.filter(pl.col("key") >= pl.lit(part[0]))
     return rows if part[1] is None else rows.filter(pl.col("key") < pl.lit(part[1]))
+
+
+def items_of(store: Store, part: Range | None = None) -> pl.DataFrame:
+    """Every item of a range (of all, where none is given) but synthetic examples: item_id, key."""
+    columns = schema.items.c
+    query = select(columns.id.label("item_id"), columns.key).where(columns.origin != SYNTHETIC)
+    query = (query if part is None else of_part(query, columns.key, part)).order_by(columns.id)
+    return pl.concat(list(store.stream(query, ROWS_OF_THE_DRIVER)) or [store.read(query)])
 
 
 def labels_of(store: Store, part: Range) -> pl.DataFrame:

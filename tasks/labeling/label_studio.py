@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -117,7 +118,9 @@ def review_tasks(
 def write_tasks(file: Path, tasks: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
     """Write the tasks one by one as a JSON array (beside, then renamed); returns how many and how many bytes."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}.part")
+    beside = file.with_name(
+        f".{file.name}.{os.getpid()}.part"
+    )  # an export may come while a run writes its own
     count = 0
     with beside.open("w", encoding="utf-8") as out:
         out.write("[")

@@ -16,12 +16,13 @@ from tasks.labeling.batch_book import in_batches
 from tasks.labeling.batch_collection import Fetched
 from tasks.labeling.consensus import DIFFERING, LABELLED
 from tasks.labeling.dispatch import Asked, Progress
-from tasks.labeling.ledger import current_answers
+from tasks.labeling.earlier import remember, still_answered
 from tasks.labeling.resolving import Resolved, resolve, ties
-from tasks.labeling.selection import Acquisition, choose, item_keys, stored_requests
+from tasks.labeling.selection import Acquisition, choose, stored_requests, what_is_due
 from tasks.labeling.sending import Send, ask
 from tasks.records import Labelled
 from tasks.store import Store, schema
+from tasks.store.moved import as_of_today
 
 LOOKED_AT = 32
 LEAST_AGREED = 5
@@ -71,13 +72,13 @@ def label_items(
         FatalTeacherError: no call can succeed; labels of all that was paid for are written before.
         StoreError: the ledger cannot be written.
     """
-    how = replace(how, passes=passes)
-    excluded = never_asked(store, gold_keys)
+    how, fetched = replace(how, passes=passes), fetched or Fetched()
+    remember(store, how.prompt.taxonomy)
+    excluded = never_asked(store, gold_keys, how)
     waiting = in_batches(store, how)
+    owed = acquisition.owed if acquisition is not None else None
     chosen = choose(
-        _items(store, only),
-        pl.concat([current_answers(store, how.version, columns=("key", "pass")), waiting]),
-        excluded,
+        what_is_due(store, how.version, passes, excluded, waiting, owed, only),
         passes,
         limit,
         seed,
@@ -88,22 +89,20 @@ def label_items(
     if chosen.due.height:
         requests = stored_requests(store, chosen.due, how.prompt.modality)
         asked = ask(store, how, requests, chosen.due, "label", budget_usd, run_id, seed, progress, send=send)
-    due = chosen.due.select("key", "pass")
-    if fetched is not None:
-        due = pl.concat([fetched.reached, due]).unique(maintain_order=True)
+    due = chosen.due
     try:
         if how.breaks_ties and asked.stopped is None:
-            tied = _tied(store, how, passes, chosen.wanted, waiting)
+            tied = ties(store, how.version, passes, chosen.wanted, waiting)
             breaker = how.tie_breaker or how
             requests = stored_requests(store, tied, how.prompt.modality)
             left = None if budget_usd is None else max(0.0, budget_usd - asked.cost_usd)
-            due = pl.concat([due, tied.select("key", "pass")])
+            due = pl.concat([due, tied])
             if tied.height:
                 asked.add(
                     ask(store, breaker, requests, tied, "tie_break", left, run_id, seed, progress, send=send)
                 )
     finally:
-        failed = asked.failed_keys | (fetched.totals.failed_keys if fetched is not None else set())
+        failed = asked.failed_keys | fetched.totals.failed_keys
         done = resolve(
             store,
             how.version,
@@ -111,31 +110,17 @@ def label_items(
             how.breaks_ties,
             how.prompt.taxonomy.levels,
             due,
+            fetched.reached,
             chosen,
             failed,
             gold_keys,
             run_id,
             excluded if so_far else None,
         )
-    if fetched is not None:
-        asked.add(fetched.totals)
+    asked.add(fetched.totals)
     if asked.fatal is not None:
         raise asked.fatal
     return _labelled(done, asked)
-
-
-def _items(store: Store, only: pl.DataFrame | None) -> pl.DataFrame:
-    items = item_keys(store)
-    return items if only is None else items.join(only, on="key", how="semi", maintain_order="left")
-
-
-def _tied(
-    store: Store, how: Asking, passes: int, wanted: pl.DataFrame, waiting: pl.DataFrame
-) -> pl.DataFrame:
-    """The items (item_id, key, pass) that are to be asked about once more, because their passes differ."""
-    keys = ties(store, how.version, passes, wanted, waiting)
-    known = item_keys(store).join(keys, on="key", how="semi", maintain_order="left")
-    return known.with_columns(pl.lit(passes + 1, pl.Int64).alias("pass"))
 
 
 def _may_run_out(store: Store, how: Asking, due: pl.DataFrame, budget_usd: float | None) -> bool:
@@ -182,8 +167,21 @@ def _labelled(done: Resolved, asked: Asked) -> Labelled:
     )
 
 
-def never_asked(store: Store, gold_keys: pl.DataFrame) -> pl.DataFrame:
-    """A column `key`: gold, and what a person, an adjudicator or history has decided."""
+def never_asked(store: Store, gold_keys: pl.DataFrame, how: Asking | None = None) -> pl.DataFrame:
+    """A column `key`: gold, and what a person, an adjudicator or history has decided.
+
+    Under the taxonomy of `how` a decision for a label that is gone or split is none any more, and what was answered
+    under an earlier taxonomy may still hold.
+    """
     columns = schema.labels.c
     decided = store.read(select(columns.key).where(columns.source.in_(DECIDED)).distinct())
-    return pl.concat([decided, gold_keys.select("key")])
+    known = [decided, gold_keys.select("key")]
+    if how is not None:
+        taxonomy = how.prompt.taxonomy
+        borne = store.read(select(columns.label).where(columns.source.in_(DECIDED)).distinct())["label"]
+        if not all(map(taxonomy.today, borne.to_list())):
+            rows = select(columns.id, columns.key, columns.label, columns.source)
+            standing = as_of_today(store.read(rows.where(columns.source.in_(DECIDED))), taxonomy)
+            known[0] = decided.join(standing, on="key", how="semi")
+        known.append(still_answered(store, how))
+    return pl.concat(known)

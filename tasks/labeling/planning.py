@@ -14,17 +14,19 @@ from random import Random
 
 import polars as pl
 
-from tasks.labeling.agreement import agreement
+from tasks.labeling.agreement import Agreement, agreement_of, counted
 from tasks.labeling.asking import Asking
 from tasks.labeling.batch_book import in_batches
 from tasks.labeling.estimate import Leg
 from tasks.labeling.grouping import Grouping
-from tasks.labeling.ledger import current_answers
+from tasks.labeling.key_ranges import key_ranges
+from tasks.labeling.ledger import Version, current_answers
 from tasks.labeling.prompts import WHOLE
 from tasks.labeling.requests import Request
-from tasks.labeling.selection import choose, item_keys, stored_requests
+from tasks.labeling.selection import PASS, choose, stored_requests, what_is_due
+from tasks.labeling.sending import VOTES
 from tasks.labeling.shortlist import listed_labels
-from tasks.store import Store
+from tasks.store import Store, schema
 from tasks.taxonomy import truncate
 
 SAMPLED_REQUESTS = 16
@@ -57,23 +59,27 @@ def legs_of(
         decided: the items (text, label) that may be shown as examples.
     """
     how = replace(how, passes=passes)
-    answers = current_answers(store, how.version, columns=("key", "pass", "label"))
-    known = pl.concat([answers.select("key", "pass"), in_batches(store, how)])
-    chosen = choose(item_keys(store), known, excluded, passes, limit, seed)
+    lacking = what_is_due(store, how.version, passes, excluded, in_batches(store, how))
+    chosen = choose(lacking, passes, limit, seed)
     legs = []
     for number in range(1, passes + 1):
         due = chosen.due.filter(pl.col("pass") == number)
         legs += _legs("label", how, _sample(store, how, due, seed, decided), due.height, seed, decided)
     if how.breaks_ties:
-        share = agreement(answers, passes, how.prompt.taxonomy.levels).share
+        share = _agreement(store, how.version, passes, how.prompt.taxonomy.levels).share
         differing = ASSUMED_DIFFERING if share is None else 1 - share
-        last = chosen.due.unique("key", maintain_order=True).with_columns(
-            pl.lit(passes + 1, pl.Int64).alias("pass")
-        )
+        last = chosen.why.select("item_id", pl.lit(passes + 1, PASS).alias("pass"))
         breaker = how.tie_breaker or how
         sample = _sample(store, breaker, last, seed, decided)
         legs += _legs("tie_break", breaker, sample, round(differing * last.height), seed, decided)
     return legs, chosen.items
+
+
+def _agreement(store: Store, version: Version, passes: int, levels: Sequence[str]) -> Agreement:
+    """How far the passes agree that are in the ledger already."""
+    parts = key_ranges(store, schema.answers)
+    answers = (current_answers(store, version, columns=VOTES, part=part) for part in parts)
+    return agreement_of(pl.concat([counted(part, passes) for part in answers]), levels)
 
 
 def _legs(

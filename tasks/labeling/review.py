@@ -5,6 +5,7 @@ Puts the room's parts together; which form a file has is told by what stands in 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +56,7 @@ def export_review(
     modality: str = "text",
     instructions: str = "",
     image_root: Path | None = None,
+    wanted: pl.DataFrame | None = None,
 ) -> Exported:
     """Write the review queue (beside, then renamed), ordered by what a look is worth.
 
@@ -71,11 +73,12 @@ def export_review(
         modality: text or image.
         instructions: shown above each item in Label Studio.
         image_root: images below it are named by their path there instead of embedded (Label Studio only).
+        wanted: audited items that have to be adjudicated, see `review_queue`.
 
     Raises:
         TaxonomyError: a label cannot be written as XML.
     """
-    queue = review_queue(store, taxonomy, passes, contradicted, gold_keys, limit, rare_items)
+    queue = review_queue(store, taxonomy, passes, contradicted, gold_keys, limit, rare_items, wanted)
     why = dict(queue.group_by("why", maintain_order=True).len().iter_rows())
     if form == "csv":
         size = write_review_csv(file, with_contents(store, queue))
@@ -84,7 +87,7 @@ def export_review(
     contents = with_contents(store, queue, images=modality == "image")
     rows, size = write_tasks(file, review_tasks(contents, taxonomy, modality, image_root))
     place = file.with_suffix(".xml")
-    beside = place.with_name(f".{place.name}.part")
+    beside = place.with_name(f".{place.name}.{os.getpid()}.part")
     beside.write_text(config, encoding="utf-8")
     beside.replace(place)
     return Exported(str(file), rows, why, size, str(place), queue.height - rows)

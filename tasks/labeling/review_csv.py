@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
@@ -63,7 +64,9 @@ def write_review_csv(file: Path, rows: Iterable[pl.DataFrame]) -> int:
     It begins with a byte order mark, without which Excel reads UTF-8 as something else.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}.part")
+    beside = file.with_name(
+        f".{file.name}.{os.getpid()}.part"
+    )  # an export may come while a run writes its own
     with beside.open("wb") as out:
         head = pl.DataFrame(schema=dict.fromkeys(COLUMNS, pl.String))
         head.write_csv(out, include_bom=True)

@@ -13,19 +13,29 @@ from typing import Any
 import polars as pl
 from sqlalchemy import select
 
+from tasks.labeling.adjudication_queue import REVIEW_SCHEMA
 from tasks.labeling.contradictions import CONTRADICTION_SCHEMA
 from tasks.labeling.key_ranges import key_ranges
-from tasks.labeling.review_reasons import RARE, REASONS, SAID, bearers, queue_part
+from tasks.labeling.review_reasons import AUDITED, CHECKED, RARE, REASONS, SAID, bearers, queue_part, said_of
 from tasks.store import Store, schema
 from tasks.store.traffic import audits
 from tasks.taxonomy import Taxonomy
 
 RARE_ITEMS = 5
 EVER_DAYS = 1e6  # a look at an old audit is worth as much
-TEXTS_AT_ONCE = 2000
+TEXTS_AT_ONCE = 1000
 IMAGES_AT_ONCE = 16
 
 QUEUE_SCHEMA: dict[str, Any] = {
+    "item_id": pl.Int64,
+    "why": pl.Enum(REASONS),
+    "student_label": pl.Categorical,
+    "student_confidence": pl.Float64,
+    "current_label": pl.Categorical,
+    "answers": pl.List(pl.Int64),
+    "imports": pl.List(pl.Int64),
+}
+SHOWN_SCHEMA: dict[str, Any] = {
     "item_id": pl.Int64,
     "key": pl.Binary,
     "why": pl.String,
@@ -33,6 +43,8 @@ QUEUE_SCHEMA: dict[str, Any] = {
     "student_confidence": pl.Float64,
     "current_label": pl.String,
     "said": pl.List(SAID),
+    "source_id": pl.String,
+    "text": pl.String,
 }
 
 
@@ -44,8 +56,11 @@ def review_queue(
     gold_keys: pl.DataFrame | None = None,
     limit: int | None = None,
     rare_items: int = RARE_ITEMS,
+    wanted: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """The queue (columns as `QUEUE_SCHEMA`), one row an item, under the first of REASONS that fits it.
+
+    It holds the numbers of items and of what was said about them, not the words: see `with_contents`.
 
     Within a reason the surest contradiction comes first; among rare labels the rarest, and of one label the
     least sure. Items that a person or an adjudicator decided, gold and synthetic examples are not in it.
@@ -58,53 +73,56 @@ def review_queue(
         gold_keys: a column `key`.
         limit: at most so many rows.
         rare_items: a label that fewer items bear is rare.
+        wanted: audited items that have to be adjudicated before a model is certified, as `wanted_for_review` has them:
+            they stand first, and those that were drawn by chance stand among the others, by how sure the student is.
     """
-    audited = _differing_audits(store)
+    wanted = pl.DataFrame(schema=REVIEW_SCHEMA) if wanted is None else wanted
+    audited = pl.concat([wanted, _differing_audits(store)], how="diagonal").unique(
+        "key", keep="first", maintain_order=True
+    )
     contradicted = pl.DataFrame(schema=CONTRADICTION_SCHEMA) if contradicted is None else contradicted
     gold = pl.DataFrame(schema={"key": pl.Binary}) if gold_keys is None else gold_keys.select("key")
-    borne = bearers(store)
+    borne = bearers(store, taxonomy)
     parts = [
         queue_part(store, part, taxonomy, passes, audited, contradicted, gold, borne, rare_items)
         for part in key_ranges(store, schema.labels, schema.answers)
     ]
-    found, student, current, said = (pl.concat(frames) for frames in zip(*parts, strict=True))
-    queue = (
-        found.join(_item_ids(store, found), on="key", maintain_order="left")
-        .sort("place", "item_id", maintain_order=True)
-        .unique("key", keep="first", maintain_order=True)
-        .sort(
-            "place",
-            "worth",
-            "label",
-            pl.when(pl.col("place") == RARE).then(pl.col("sure")).otherwise(-pl.col("sure")),
-            "item_id",
-            nulls_last=True,
-        )
+    queue = pl.concat(parts).sort(
+        "place",
+        pl.col("differs").is_null(),  # what a certificate waits for before what none needs
+        "worth",
+        pl.col("label").cast(pl.String),
+        pl.when(pl.col("place") == RARE).then(pl.col("sure")).otherwise(-pl.col("sure")),
+        "item_id",
+        nulls_last=True,
     )
     if limit is not None:
         queue = queue.head(limit)
-    return (
-        queue.join(student, on="key", how="left", maintain_order="left")
-        .join(current, on="key", how="left", maintain_order="left")
-        .join(said, on="key", how="left", maintain_order="left")
-        .with_columns(why=pl.col("place").replace_strict(dict(enumerate(REASONS)), return_dtype=pl.String))
-        .select(list(QUEUE_SCHEMA))
-        .cast(QUEUE_SCHEMA)
-    )
+    drawn = (pl.col("place") == AUDITED) & ~pl.col("differs").fill_null(True)
+    place = pl.when(drawn).then(CHECKED).otherwise("place")
+    why = place.replace_strict(dict(enumerate(REASONS)), return_dtype=pl.Enum(REASONS))
+    return queue.with_columns(why=why).select(list(QUEUE_SCHEMA))
 
 
 def with_contents(store: Store, queue: pl.DataFrame, images: bool = False) -> Iterator[pl.DataFrame]:
-    """The queue a few rows at a time, in order, with source_id, text and (if wanted) image of each item."""
+    """The queue a few rows at a time, in order, as `SHOWN_SCHEMA` with (if wanted) the image of each item."""
     columns = schema.items.c
     wanted = [
         columns.id.label("item_id"),
+        columns.key,
         columns.source_id,
         columns.text,
         *([columns.image] if images else []),
     ]
     for chunk in queue.iter_slices(IMAGES_AT_ONCE if images else TEXTS_AT_ONCE):
         query = select(*wanted).where(columns.id.in_(chunk["item_id"].to_list()))
-        yield chunk.join(store.read(query), on="item_id", maintain_order="left")
+        said = said_of(store, chunk.select("item_id", "answers", "imports"))
+        shown = chunk.with_columns(pl.col("why", "student_label", "current_label").cast(pl.String))
+        yield (
+            shown.join(said, on="item_id", how="left", maintain_order="left")
+            .join(store.read(query), on="item_id", maintain_order="left")
+            .select(*SHOWN_SCHEMA, *(["image"] if images else []))
+        )
 
 
 def _differing_audits(store: Store) -> pl.DataFrame:
@@ -122,11 +140,3 @@ def _deepest(written: str | None) -> float | None:
     if isinstance(numbers, dict):
         numbers = list(numbers.values())
     return float(numbers[-1]) if numbers and numbers[-1] is not None else None
-
-
-def _item_ids(store: Store, keys: pl.DataFrame) -> pl.DataFrame:
-    columns = schema.items.c
-    query = select(columns.id.label("item_id"), columns.key)
-    wanted = keys.select("key").unique()
-    chunks = (chunk.join(wanted, on="key", how="semi") for chunk in store.stream(query))
-    return pl.concat([pl.DataFrame(schema={"item_id": pl.Int64, "key": pl.Binary}), *chunks])

@@ -18,6 +18,7 @@ from tasks.labeling.grouping import Grouping
 from tasks.labeling.ledger import Ledger, current_answers
 from tasks.labeling.replies import Answer
 from tasks.labeling.requests import Item, Request
+from tasks.labeling.selection import with_keys
 from tasks.labeling.sessions import Session, run_once
 from tasks.labeling.teacher import Teacher
 from tasks.store import Store
@@ -62,7 +63,7 @@ def ask(
         store: the open database.
         how: the model.
         singles: a request an item and pass of `due`, in its order.
-        due: key, pass.
+        due: item_id or key, and pass.
         stage: kept with each call.
         budget_usd: the most that this may spend.
         run_id: the job's row in `runs`.
@@ -76,12 +77,12 @@ def ask(
         StoreError: the ledger cannot be written.
     """
     if how.bring is not None:
-        singles = map(how.bring(due), singles)
+        singles = map(how.bring(with_keys(store, due)), singles)
     follows = how.prompt.version_of(FIRST_STAGE) != how.prompt.version
-    begun = _reached(store, how, due) if follows else None
+    begun = _reached(store, how, with_keys(store, due)) if follows else None
     supply = Grouping(singles, how.items_per_call, seed, follows, begun)
     if send is not None:
-        return send(store, how, supply, due, stage, budget_usd, run_id)
+        return send(store, how, supply, with_keys(store, due), stage, budget_usd, run_id)
 
     if session is not None and session.proved:
         how = replace(how, head_start_seconds=0.0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +19,7 @@ from prefect.cache_policies import NO_CACHE
 from sqlalchemy import func, select
 
 from tasks.errors import ConfigError, TrainingError
+from tasks.pieces import items_in_pieces
 from tasks.project import Project
 from tasks.records import Ingested, Labelled, Synthesized, hash_of
 from tasks.routing.cascade import TeacherAnswer
@@ -29,12 +30,18 @@ from tasks.sources import (
     iterate_sources,
     read_gold,
     read_gold_rows,
-    read_items_in_parts,
-    read_table,
 )
 from tasks.store import Store, open_store, schema
-from tasks.store.items import append_items, note_source, read_contents, rejected_before, source_unchanged
+from tasks.store.items import (
+    KnownKeys,
+    append_items,
+    note_source,
+    read_contents,
+    rejected_before,
+    source_unchanged,
+)
 from tasks.store.labels import newest_label_id
+from tasks.store.moved import lost_labels
 from tasks.store.synthetic import remember_state, remembered_state
 from tasks.store.traffic import audits, owed_keys
 from tasks.synthetic import SYNTHETIC
@@ -47,43 +54,52 @@ if TYPE_CHECKING:
     from tasks.labeling.sessions import Session
     from tasks.student.package import Student
 
+TAKEN_AT_ONCE = {
+    "text": 8192,
+    "image": 256,
+}  # rows of a source, which take ten times the memory while they are read
+
 
 @task(name="take in items", cache_policy=NO_CACHE)
 def take_in_items(project: Project, run_id: int) -> Ingested:
     """Afterwards every item of the sources is in the database once; files unchanged since are not read again.
 
-    What was rejected of them is told again all the same, as long as it stands there.
+    What was rejected of them is told again all the same, as long as it stands there. Of a file that is refused
+    nothing is kept.
     """
     store = open_store(project.database_url, project.project)
     settings = _settings_hash(project.source.id or "", project.content_column, project.task.modality)
     rows = new = 0
     rejections: list[Rejection] = []
     rejected: Counter[str] = Counter()
+    sources: Iterable[tuple[Path, pl.DataFrame | None]]
     if is_sql(project.source.items):
-        tables = iterate_sources(project, project.source.items, project.source.query)
+        sources = iterate_sources(project, project.source.items, project.source.query)
     else:
         files = expand(project.source.items, project.file.parent)
-        known = {
+        unchanged = {
             file
             for file in files
             if not file.is_dir()
             and source_unchanged(store, str(file), file.stat().st_size, file.stat().st_mtime, settings)
         }
-        for file in known:
+        for file in unchanged:
             rejected.update(rejected_before(store, file, settings))
-        changed = [file for file in files if file not in known]
-        tables = ((file, read_table(file)) for file in changed)
-    for file, table in tables:
-        items = read_items_in_parts(project, table, file)
-        rows += table.height
-        rejections += items.rejections
-        counts = Counter(rejection.reason for rejection in items.rejections)
+        sources = [(file, None) for file in files if file not in unchanged]
+    known = KnownKeys(store)
+    for file, table in sources:
+        read, counts = 0, Counter[str]()
+        for items in items_in_pieces(project, file, TAKEN_AT_ONCE[project.task.modality], table):
+            read += items.frame.height + len(items.rejections)
+            counts.update(rejection.reason for rejection in items.rejections)
+            rejections += items.rejections
+            new += append_items(store, items.frame, "source", run_id, known)
+        rows += read
         rejected.update(counts)
-        new += append_items(store, items.frame, "source", run_id)
         if file.is_file():
             stat = file.stat()
             rejected_before(store, file, settings, counts)
-            note_source(store, str(file), stat.st_size, stat.st_mtime, table.height, settings)
+            note_source(store, str(file), stat.st_size, stat.st_mtime, read, settings)
     write_rejections(project.root / "rejected" / f"items-run-{run_id}.csv", rejections)
     return Ingested(rows, new, dict(rejected))
 
@@ -119,6 +135,7 @@ def label_with_teacher(
     known_gold = gold_rows.frame
     never = pl.concat([known_gold.select("key"), _answered_without_the_teacher(store)])
     limit = limit if limit is not None else project.labeling.limit
+    lost = lost_labels(store, project.taxonomy)
 
     def one_round(send: BatchSender | None, fetched: Fetched, only: pl.DataFrame | None) -> Labelled:
         return label_items(
@@ -148,7 +165,7 @@ def label_with_teacher(
         terms.poll_seconds,
         _progress("waiting for batches"),
     )
-    labelled = replace(labelled, gold_rejected=gold_rows.rejected)
+    labelled = replace(labelled, gold_rejected=gold_rows.rejected, lost=lost)
     if gold and known_gold.height and labelled.stopped is None:
         left = left_of_run(store, run_id, project.teacher.budget_usd)
         said = ask_once(store, how, known_gold, "gold", 1, run_id, left, write_labels=False, can_wait=True)
@@ -177,8 +194,8 @@ def estimate_labelling(project: Project, run_id: int, limit: int | None = None) 
     if project.labeling.prompt.examples:
         decided = examples_there_are(store, project.taxonomy, gold, project.routing.audit_window_days)
     limit = limit if limit is not None else project.labeling.limit
-    excluded = never_asked(store, never)
     how, passes = asking_teacher(project), project.teacher.passes
+    excluded = never_asked(store, never, how)
     legs, items = legs_of(store, how, passes, excluded, limit, decided=decided)
     return estimate(store, legs, items, left_of_run(store, run_id, project.teacher.budget_usd))
 
@@ -187,6 +204,7 @@ def items_still_wanted(project: Project, up_to: int) -> int:
     """How many more items to ask about so that `up_to` are asked about in all; those begun are still to finish."""
     from tasks.labeling.asking import asking_teacher
     from tasks.labeling.batch_book import in_batches
+    from tasks.labeling.earlier import still_answered
     from tasks.labeling.ledger import current_answers
 
     store, how = open_store(project.database_url, project.project), asking_teacher(project)
@@ -194,8 +212,9 @@ def items_still_wanted(project: Project, up_to: int) -> int:
     answers = current_answers(store, how.version, columns=("key", "pass"))
     answers = pl.concat([answers, in_batches(store, how)]).unique()
     answers = answers.filter(pl.col("pass") <= project.teacher.passes)
-    asked = answers.join(read_gold(project).select("key"), on="key", how="anti").group_by("key").len()
-    return max(0, up_to - asked.filter(pl.col("len") >= project.teacher.passes).height)
+    asked = answers.group_by("key").len().filter(pl.col("len") >= project.teacher.passes)
+    whole = pl.concat([asked.select("key"), still_answered(store, how)]).unique()
+    return max(0, up_to - whole.join(read_gold(project).select("key"), on="key", how="anti").height)
 
 
 def wants_synthesis(project: Project, asked: bool | None, limit: int | None) -> bool:
@@ -236,7 +255,7 @@ def write_synthetic_examples(project: Project, run_id: int, again: bool = False)
     from tasks.labeling.synthesis import standing, write_examples
     from tasks.labeling.writer import as_writer
     from tasks.student.snapshot import DISPUTED
-    from tasks.student.steps import training_view
+    from tasks.student.training_view import training_view
 
     store, taxonomy = open_store(project.database_url, project.project), project.taxonomy
     synthesis = project.labeling.synthesis
@@ -304,6 +323,7 @@ def export_for_review(
     image_root: Path | None = None,
 ) -> Exported:
     """Write the review queue as a CSV or as tasks for Label Studio."""
+    from tasks.labeling.adjudication_queue import wanted_for_review
     from tasks.labeling.contradictions import confident_contradictions
     from tasks.labeling.review import export_review
 
@@ -321,6 +341,7 @@ def export_for_review(
         modality=project.task.modality,
         instructions=project.task.instructions,
         image_root=image_root,
+        wanted=wanted_for_review(project.root),
     )
 
 
@@ -393,14 +414,15 @@ def _calls_of(store: Store, run_id: int, stage: str) -> int:
 def _acquisition(project: Project, store: Store) -> Acquisition:
     """What to ask first; embeddings and the current student are read when the order turns out to matter."""
     from tasks.embedding.vectors import encoder_settings
-    from tasks.labeling.selection import Acquisition
+    from tasks.labeling.selection import Acquisition, item_keys
     from tasks.labeling.sight import look
 
     def seen(items: pl.DataFrame) -> Sight | None:
         columns = schema.labels.c
         labelled = store.read(select(columns.key).where(columns.source != SYNTHETIC).distinct())
         encoder = encoder_settings(project.encoder)
-        return look(items, labelled, project.cache_root, encoder, lambda: _current_student(project, store))
+        keys = items.join(item_keys(store), on="item_id", maintain_order="left").select("key")
+        return look(keys, labelled, project.cache_root, encoder, lambda: _current_student(project, store))
 
     return Acquisition(project.labeling.mix.model_dump(), owed_keys(store), seen)
 
@@ -447,6 +469,8 @@ def _answered_without_the_teacher(store: Store) -> pl.DataFrame:
     """Traffic that a cache or the student answered: it is not labelling work, or the wheel would save nothing."""
     items, answers = schema.items.c, schema.answers.c
     traffic = store.read(select(items.key).where(items.origin == "traffic"))
+    if not traffic.height:
+        return traffic
     asked = store.read(select(answers.key).where(answers["pass"] == 1).distinct())
     return traffic.join(asked, on="key", how="anti").join(owed_keys(store), on="key", how="anti")
 

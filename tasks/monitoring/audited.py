@@ -11,9 +11,11 @@ import polars as pl
 
 from tasks.store import Store
 from tasks.store.labels import effective_labels
+from tasks.store.moved import current_labels, today
 from tasks.store.traffic import audits
 from tasks.student.intervals import clopper_pearson
 from tasks.student.judged import judged_audits
+from tasks.taxonomy import SEPARATOR, Taxonomy
 
 
 @dataclass(frozen=True)
@@ -63,19 +65,28 @@ class Audited:
         return next((tier for tier in self.tiers if tier.tier == "student"), None)
 
 
-def audited_error(store: Store, window_days: float, now: float) -> Audited:
+def audited_error(store: Store, window_days: float, now: float, taxonomy: Taxonomy | None = None) -> Audited:
     """Judge what was audited in the window, the newest request of an item.
 
     The teacher's own answers count only where somebody else decided: it always agrees with itself.
     """
-    rows = audits(store, window_days, now).filter(pl.col("label").is_not_null())
-    truth = judged_audits(rows, effective_labels(store)).select("key", "against", truth=pl.col("label"))
+    rows, labels = audits(store, window_days, now), effective_labels(store)
+    if taxonomy is not None:  # labels that were given before and after it changed
+        upper = rows["label"].is_in([node for nodes in taxonomy.nodes for node in nodes])  # a partial answer
+        rows = rows.with_columns(
+            pl.when(upper).then("label").otherwise(today(rows["label"], taxonomy)).alias("label"),
+            today(rows["teacher_label"], taxonomy),
+        )
+        labels = current_labels(store, taxonomy)
+    rows = rows.drop_nulls("label")
+    truth = judged_audits(rows, labels).select("key", "against", truth=pl.col("label"))
     judged = rows.join(truth, on="key", how="inner", maintain_order="left").filter(
         (pl.col("tier") != "teacher") | (pl.col("against") == "adjudicated")
     )
     tiers = judged.group_by("tier", maintain_order=True).agg(
         of=pl.len(),
-        wrong=(pl.col("label") != pl.col("truth")).sum(),
+        # an answer that stops at an upper level is right where the truth lies below it
+        wrong=(~(pl.col("truth") + SEPARATOR).str.starts_with(pl.col("label") + SEPARATOR)).sum(),
         decided=(pl.col("against") == "adjudicated").sum(),
     )
     return Audited(

@@ -21,7 +21,7 @@ from tasks.errors import ConfigError, TrainingError
 from tasks.monitoring.cost import WRITING_STAGE
 from tasks.project import Project
 from tasks.promotion.tracking import registry_of
-from tasks.records import Record
+from tasks.records import Policy, Record
 from tasks.routing.cascade import cleared
 from tasks.store import Store, schema
 from tasks.store.items import content_of
@@ -113,22 +113,15 @@ def bench(
     version = registry.alias("champion")
     if version is None:
         raise TrainingError("there is no champion to measure", "`flywheel retrain` and `promote` make one.")
-    contents = _contents(project, store, items)
+    contents = stored_contents(project, store, items)
     started = clock()
     student = registry.load(version)
     encode = _encoder(student)
     load_seconds = clock() - started
     policy = policy_in_force(store, version)
-    thresholds, tree = policy.thresholds if policy else None, student.taxonomy
-
-    def decide(inputs: Any) -> list[bool]:
-        return cleared(student.answers(inputs), tree.levels, thresholds, tree.other)
-
-    def answer(one: Any) -> list[bool]:
-        return decide(encode([one]))
-
+    decide = _deciding(student, policy)
     vectors = encode(contents)
-    whole = _seconds_each(answer, contents, clock)
+    whole = single_item_latency(student, policy, contents, clock)
     head = _seconds_each(decide, [vectors[row : row + 1] for row in range(len(contents))], clock)
     batch = list(islice(cycle(contents), BATCH_ROWS))
     encoded = encode(batch)
@@ -138,7 +131,7 @@ def bench(
         encoder="none: it reads images" if student.reads_images else student.encoder.model,
         items=len(contents),
         answered=float(np.mean(decide(vectors))),
-        latency_ms=latency(whole),
+        latency_ms=whole,
         head_latency_ms=latency(head),
         throughput=Throughput(
             BATCH_ROWS,
@@ -152,6 +145,37 @@ def bench(
         teacher=teacher_pace(store, project.teacher.model),
         onnx_head=_onnx_head(student, vectors, encoded, clock),
     )
+
+
+def single_item_latency(
+    student: Student,
+    policy: Policy | None,
+    contents: list[Any],
+    clock: Callable[[], float] = time.perf_counter,
+) -> Latency:
+    """How long one item takes from its content to the decision whether to answer it, each measured by itself."""
+    encode, decide = _encoder(student), _deciding(student, policy)
+    return latency(_seconds_each(lambda one: decide(encode([one])), contents, clock))
+
+
+def stored_contents(project: Project, store: Store, items: int) -> list[Any]:
+    """The content of the newest items, at most so many.
+
+    Raises:
+        TrainingError: there is none.
+    """
+    columns = schema.items.c
+    rows = store.read(
+        select(columns.key, columns.text, columns.image)
+        .where(columns.origin != SYNTHETIC)
+        .order_by(columns.id.desc())
+        .limit(items)
+    )
+    if not rows.height:
+        raise TrainingError(
+            "there is no item to measure on", "`flywheel embed` takes in the project's items."
+        )
+    return list(content_of(rows, project.task.modality))
 
 
 def teacher_pace(store: Store, model: str) -> TeacherPace | None:
@@ -212,19 +236,10 @@ def _onnx_head(student: Student, inputs: Any, batch: Any, clock: Callable[[], fl
     return OnnxPace(latency(each), round(_per_second(lambda: answer(batch), clock), 1))
 
 
-def _contents(project: Project, store: Store, items: int) -> list[Any]:
-    columns = schema.items.c
-    rows = store.read(
-        select(columns.key, columns.text, columns.image)
-        .where(columns.origin != SYNTHETIC)
-        .order_by(columns.id.desc())
-        .limit(items)
-    )
-    if not rows.height:
-        raise TrainingError(
-            "there is no item to measure on", "`flywheel embed` takes in the project's items."
-        )
-    return list(content_of(rows, project.task.modality))
+def _deciding(student: Student, policy: Policy | None) -> Callable[[Any], list[bool]]:
+    """What the student takes to whether it would answer."""
+    thresholds, tree = policy.thresholds if policy else None, student.taxonomy
+    return lambda inputs: cleared(student.answers(inputs), tree.levels, thresholds, tree.other)
 
 
 def _encoder(student: Student) -> Callable[[list[Any]], Any]:

@@ -1,4 +1,4 @@
-"""Pictures of the report: bars and intervals as small SVG, the three figures of a training run as data URIs.
+"""Pictures of the report: bars and intervals as small SVG, the figures of a training run as data URIs.
 
 SVG inside the page takes its colours from the page's variables, so that it is legible in the dark; figures are
 drawn on white and stand on white cards.
@@ -7,7 +7,8 @@ drawn on white and stand on white cards.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import fields
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from tasks.monitoring.audited import Share
+from tasks.monitoring.evaluation_shown import figures_of
 from tasks.monitoring.versions import TrainedVersion
 from tasks.monitoring.wording import TIERS, percent
 from tasks.records import Policy
@@ -92,23 +94,22 @@ def escalation_uri(policy: Policy | None) -> str | None:
     return data_uri(escalation_figure(certificate, policy.against))
 
 
-def reliability_uri(bins: Sequence[tuple[float, float, int]]) -> str | None:
-    """Data URI of the reliability diagram; None without bins."""
-    if not bins:
-        return None
-    from tasks.student.calibration import Reliability
-    from tasks.student.figures import reliability_figure
+def evaluation_uris(version: TrainedVersion) -> dict[str, str]:
+    """Data URIs of the figures of `evaluation_shown.figures_of`, and of `cleaning`, those of them there are."""
+    figures = figures_of(version.evaluation, version.levels)
+    if "calibration" not in figures and version.reliability:  # of a version of an earlier program
+        from tasks.student.calibration import Reliability
+        from tasks.student.figures import calibration_figure
 
-    confidence, accuracy, items = zip(*bins, strict=True)
-    return data_uri(
-        reliability_figure(
-            Reliability(
-                np.asarray(confidence, np.float64),
-                np.asarray(accuracy, np.float64),
-                np.asarray(items, np.int64),
-            )
-        )
-    )
+        bins = Reliability(*(np.asarray(column) for column in zip(*version.reliability, strict=True)))
+        figures["calibration"] = calibration_figure({version.levels[-1]: bins})
+    if version.cleaned.effects:
+        from tasks.student.before_after import LevelEffect
+        from tasks.student.evaluation_figures import cleaning_figure
+
+        effects = [LevelEffect(**vars(line)) for line in version.cleaned.effects]
+        figures["cleaning"] = cleaning_figure(effects)
+    return {name: data_uri(figure) for name, figure in figures.items()}
 
 
 def certificate_of(policy: Policy | None) -> Certificate | None:
@@ -123,7 +124,9 @@ def certificate_of(policy: Policy | None) -> Certificate | None:
         for point in body["curve"]
     )
     thresholds = None if body["thresholds"] is None else tuple(body["thresholds"])
-    return Certificate(**(body | {"curve": curve, "thresholds": thresholds}))
+    known = {field.name for field in fields(Certificate)}  # a policy may keep more beside it
+    kept = {name: value for name, value in body.items() if name in known}
+    return Certificate(**(kept | {"curve": curve, "thresholds": thresholds}))
 
 
 def data_uri(figure: Figure) -> str:

@@ -11,6 +11,7 @@ import polars as pl
 
 from tasks.errors import ConfigError, InputError
 from tasks.monitoring.findings import Check, Found
+from tasks.moved import REMEDY
 from tasks.sources import (
     expand,
     is_sql,
@@ -23,6 +24,7 @@ from tasks.sources import (
 )
 from tasks.store.items import known_keys
 from tasks.store.labels import effective_labels
+from tasks.store.moved import lost_labels
 from tasks.student.certifying import ENOUGH_ROWS
 from tasks.synthetic import SYNTHETIC
 
@@ -151,17 +153,21 @@ def gold(found: Found) -> Check:
 
 def labels(found: Found) -> Check:
     """The labels given so far are labels of the taxonomy as it now is."""
-    name, leaves = "labels", set(found.labels().leaves)
+    name, tree = "labels", found.labels()
     given = effective_labels(found.opened()).filter(pl.col("source") != SYNTHETIC)["label"]
     if not len(given):
         return Check(name, True, "none yet: `flywheel label` or `flywheel import-labels`")
-    unknown = Counter(label for label in given.to_list() if label not in leaves)
+    unknown = Counter(lost_labels(found.opened(), tree))
+    moved = sum(label not in tree.leaf_index and tree.today(label) is not None for label in given.to_list())
     detail = f"{len(given):,} labelled items, {len(given) - unknown.total():,} of them in the taxonomy"
+    if moved:
+        detail += f", {moved:,} where task.moved leads"
     if not unknown:
         return Check(name, True, detail)
     detail += f"; gone from it: {_counted(unknown)}"
-    remedy = "Was a label renamed or moved? `flywheel label` asks the teacher anew; other labels wait unused."
-    return Check(name, unknown.total() < len(given), detail, remedy)
+    return Check(
+        name, unknown.total() < len(given), detail, f"`flywheel label` asks about their items again. {REMEDY}"
+    )
 
 
 def _counted(counts: Counter[str]) -> str:

@@ -29,6 +29,7 @@ SOURCES = {
     "gold": "counted on gold",
     "passes": "from passes that differ",
     "out_of_fold": "estimated out of fold",
+    "twins": "estimated out of fold, and by twins that differ",
     "given": "given",
 }
 
@@ -69,6 +70,11 @@ class CleaningReport:
     dropped: int = 0
     reweighted: int = 0
     asked_again: Mapping[str, int] | None = None
+
+    @property
+    def untouched(self) -> bool:
+        """Whether no label that may be overwritten looks wrong at any level (or there is none of them)."""
+        return bool(self.noise) and all(line.share == 0 and line.margin >= 1 for line in self.noise)
 
 
 def cleaning_report(facts: Mapping[str, Any]) -> CleaningReport:

@@ -13,22 +13,25 @@ from typing import Any
 import polars as pl
 from sqlalchemy import func, select
 
+from tasks.labeling.adjudication_queue import wanted_for_review
 from tasks.labeling.contradictions import confident_contradictions, still_contradicted
 from tasks.project import Project
 from tasks.records import LLM_SOURCES, PARTIAL, SOURCES
 from tasks.sources import read_gold
 from tasks.store import Store, schema
 from tasks.store.labels import raw_labels, resolve
+from tasks.store.moved import as_of_today
 from tasks.store.runs import STALE_SECONDS
 from tasks.store.traffic import owed_keys
 from tasks.synthetic import SYNTHETIC
 
-DIFFERING, CONTRADICTED, PASSES, IMPORTS, INVALID = (
+DIFFERING, CONTRADICTED, PASSES, IMPORTS, INVALID, CHECKED = (
     "student and teacher differ",
     "student contradicts the label",
     "passes differ",
     "imported labels differ",
     "no valid answer",
+    "drawn for a check",
 )
 
 
@@ -93,7 +96,7 @@ def take_inventory(project: Project, store: Store) -> Inventory:
     columns = schema.items.c
     items = store.read(select(columns.key, columns.origin).where(columns.origin != SYNTHETIC))
     gold = read_gold(project).select("key")
-    every = resolve(raw_labels(store))
+    every = resolve(as_of_today(raw_labels(store), project.taxonomy))
     resolved = every.filter(pl.col("source") != SYNTHETIC)
     labelled = resolved.filter(pl.col("label").is_not_null())
     by_source = dict(labelled.group_by("source").len().iter_rows())
@@ -124,9 +127,13 @@ def _awaiting(project: Project, store: Store, resolved: pl.DataFrame, gold: pl.D
     dead = store.read(select(answers.key).where(answers.label.is_(None)).distinct())
     disputed = resolved.filter(pl.col("label").is_null())
     settled = resolved.filter(pl.col("label").is_not_null())
-    doubted = confident_contradictions(project.root)
+    doubted, wanted = confident_contradictions(project.root), wanted_for_review(project.root)
+    audited = audited.filter(pl.col("student_label") != pl.col("teacher_label"))
+    audited = audited.join(wanted.filter(~pl.col("differs")), on="key", how="anti")
+    differing = pl.concat([wanted.filter("differs").select("key"), audited.select("key")])
     reasons = {
-        DIFFERING: audited.filter(pl.col("student_label") != pl.col("teacher_label")),
+        DIFFERING: differing.unique(maintain_order=True),
+        CHECKED: wanted.filter(~pl.col("differs")),
         CONTRADICTED: still_contradicted(doubted, settled, project.taxonomy.leaves),
         PASSES: disputed.filter(pl.col("source").is_in(LLM_SOURCES)),
         IMPORTS: disputed.filter(pl.col("source") == "imported"),

@@ -6,6 +6,7 @@ names, error texts) is escaped.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -17,8 +18,8 @@ from tasks.monitoring.audited import Share
 from tasks.monitoring.charts import (
     confusion_uris,
     escalation_uri,
+    evaluation_uris,
     interval_bar,
-    reliability_uri,
     tier_bar,
 )
 from tasks.monitoring.facts import ReportFacts
@@ -64,7 +65,7 @@ def render_report(facts: ReportFacts) -> str:
         audited_to=worst,
         escalation_picture=escalation_uri(policy),
         confusion_pictures=confusion_uris(shown) if shown and shown.true else [],
-        reliability_picture=reliability_uri(shown.reliability) if shown and shown.true else None,
+        pictures=defaultdict(str, evaluation_uris(shown) if shown and shown.true else {}),
         shown_pairs=SHOWN_PAIRS,
         runs=facts.runs[:SHOWN_RUNS],
         versions=facts.versions[:SHOWN_VERSIONS],
@@ -100,6 +101,7 @@ def _template() -> Template:
         when=_when,
         lasted=_lasted,
         interval=_interval,
+        points=lambda share: f"{100 * share:+.1f}",
         path=_path,
         thresholds=_thresholds,
         truth_words=truth_words,

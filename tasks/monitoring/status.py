@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import func, select
 
 from tasks.labeling.batch_book import what_waits
+from tasks.monitoring.adjudicated import adjudicated_lines, adjudicated_traffic
 from tasks.monitoring.inventory import audits_owed, lease_of, run_lines, take_inventory
 from tasks.monitoring.serving import versions_in_charge
 from tasks.monitoring.wording import TIERS, dollars, percent, without_teacher
@@ -46,6 +47,7 @@ def status(project: Project, store: Store, now: float | None = None) -> dict[str
     for tier, requests in tier_counts(store).select("tier", "requests").iter_rows():
         tiers[tier] = tiers.get(tier, 0) + requests
     lease, waiting = lease_of(store, now), what_waits(store)
+    adjudicated = adjudicated_traffic(project.root, store, champion, project.taxonomy)
     return {
         "project": project.project,
         "items": inventory.items,
@@ -62,6 +64,7 @@ def status(project: Project, store: Store, now: float | None = None) -> dict[str
             "version": champion,
             "policy_id": policy.id if policy else None,
             "certified_coverage": policy.certified_coverage if policy else 0.0,
+            "partial_coverage": policy.partial_coverage if policy else 0.0,
             "against": policy.against if policy else "none",
             "target_error": policy.target_error if policy else project.routing.target_error,
         },
@@ -72,6 +75,7 @@ def status(project: Project, store: Store, now: float | None = None) -> dict[str
         "costs": _costs(store),
         "tiers": tiers,
         "audits_owed": audits_owed(store),
+        "adjudicated": adjudicated.as_dict() if adjudicated else None,
         "open_batches": {
             "count": waiting.batches,
             "requests": waiting.requests,
@@ -140,6 +144,7 @@ def render_status(status: dict[str, Any]) -> str:
     rows += [
         ("traffic", _traffic(status["tiers"])),
         ("audits owed", f"{status['audits_owed']:,}"),
+        *adjudicated_lines(status["adjudicated"]),
         ("spent", f"{dollars(status['cost_usd'])}, {dollars(status['cost_usd_last_30_days'])} in 30 days"),
         *(
             (
@@ -171,6 +176,8 @@ def _champion(champion: dict[str, Any] | None) -> str:
     if champion["policy_id"] is None:
         return f"version {champion['version']}, no policy: it answers nothing"
     share = percent(champion["certified_coverage"])
+    if champion["partial_coverage"]:
+        share += f" in full and {percent(champion['partial_coverage'])} down to an upper level"
     if not champion["certified_coverage"]:
         return f"version {champion['version']}, policy {champion['policy_id']}: nothing certified, it answers nothing"
     if champion["against"] == "teacher":

@@ -48,6 +48,7 @@ def write_report(project: Project) -> str:
 
 def _state(project: Project, store: Store) -> dict[str, Any]:
     gold = expand(project.gold, project.file.parent) if project.gold else []
-    files = [*gold, project.resolve(project.task.taxonomy)]
+    task = project.task
+    files = [*gold, *(project.resolve(file) for file in (task.taxonomy, task.moved) if file is not None)]
     sections = (project.encoder, project.student, project.cleaning, project.routing)
     return wheel_state(store, files, "".join(section.model_dump_json() for section in sections))

@@ -15,6 +15,7 @@ from sqlalchemy import select
 
 from tasks.monitoring.audited import Share, share_of
 from tasks.monitoring.cleaning_report import CleaningReport, cleaning_report
+from tasks.monitoring.evaluation_shown import EvaluationShown, evaluation_shown
 from tasks.monitoring.inventory import RunLine
 from tasks.records import Policy
 from tasks.store import Store, schema
@@ -57,6 +58,7 @@ class TrainedVersion:
         true, answered: leaf indices of the judged items.
         cleaning: by level `{labels, overwritten, share}`; relabelled: (given, new, count), most frequent first.
         cleaned: before and after by level, and what else there is to read about it.
+        evaluation: what limits it, label by label, slices, the teacher beside.
     """
 
     version: str
@@ -82,6 +84,7 @@ class TrainedVersion:
     noise_estimate: float | None
     suspects: int
     cleaned: CleaningReport = field(default_factory=CleaningReport)
+    evaluation: EvaluationShown = field(default_factory=EvaluationShown)
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,7 @@ def trained_version(facts: Mapping[str, Any], version: str, policy: Policy | Non
         noise_estimate=cleaning["noise_estimate"],
         suspects=cleaning["suspects"],
         cleaned=cleaning_report(facts),
+        evaluation=evaluation_shown(facts),
     )
 
 
@@ -218,7 +222,7 @@ def trained_versions(
     for run in reversed(runs):
         said = run.result.get("promote") or {}
         if said.get("challenger_version") is not None:
-            verdict = "promoted" if said["promoted"] else "refused"
+            verdict = "waits" if said.get("waiting") else "promoted" if said["promoted"] else "refused"
             gates[said["challenger_version"]] = f"{verdict}: {'; '.join(said['reasons'])}"
     lines = []
     for run in runs:

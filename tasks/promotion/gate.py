@@ -1,19 +1,21 @@
 """The gate: whether a challenger may serve, judged on the same items as the champion, pair by pair.
 
-Non-inferiority by paired bootstrap within a margin, no label significantly worse (Holm), coverage at its own
-certified threshold. Knows nothing of registries; a refusal is a result with its numbers.
+Non-inferiority by paired bootstrap within a margin, no label and no level significantly worse (Holm), coverage at its
+own certified threshold, latency. Knows nothing of registries; a refusal is a result with its numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.student.comparison import labels_that_fell, paired_difference
+from tasks.taxonomy import join, split
 
 CONFIDENCE = 0.95
 MIN_LABEL_ROWS = 20
@@ -21,17 +23,34 @@ MIN_LABEL_ROWS = 20
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """How champion and challenger did on one sample: correct bool [n], covered bool [n] by own thresholds.
+    """What champion and challenger said on one sample, path by path, and whether they would have answered, bool [n].
 
-    `truth` is the label of each row at the deepest level, as an index; -1 is one that the challenger does not know.
+    `covers` are (champion, challenger), each by its own thresholds. `left_out` rows have labels that came after the
+    champion, which nobody could hold against it.
     """
 
     name: str
-    truth: NDArray[np.int64]
-    champion_correct: NDArray[np.bool_]
-    challenger_correct: NDArray[np.bool_]
-    champion_covered: NDArray[np.bool_]
-    challenger_covered: NDArray[np.bool_]
+    truth: Sequence[str]
+    champion: Sequence[str]
+    challenger: Sequence[str]
+    covers: tuple[NDArray[np.bool_], NDArray[np.bool_]]
+    left_out: int = 0
+
+    def at(self, depth: int | None = None) -> tuple[list[tuple[str, ...]], list[NDArray[np.int64]]]:
+        """The paths there are, cut at a depth (from 1); truth, champion and challenger as indices of them."""
+        paths, columns = self._coded
+        place: dict[tuple[str, ...], int] = {}
+        cut = np.array([place.setdefault(path[:depth], len(place)) for path in paths], np.int64)
+        return list(place), [cut[column] for column in columns]
+
+    @cached_property
+    def _coded(self) -> tuple[list[tuple[str, ...]], list[NDArray[np.int64]]]:
+        place: dict[str, int] = {}
+        columns = [
+            np.array([place.setdefault(label, len(place)) for label in labels], np.int64)
+            for labels in (self.truth, self.champion, self.challenger)
+        ]
+        return [split(label) for label in place], columns
 
 
 @dataclass(frozen=True)
@@ -42,11 +61,13 @@ class Verdict:
     reasons: list[str]
     numbers: dict[str, Any] = field(default_factory=dict)
 
+    def against(self, reason: str) -> Verdict:
+        """The same with one more reason to refuse; reasons to promote are none beside it."""
+        return replace(self, promoted=False, reasons=[reason] if self.promoted else [*self.reasons, reason])
 
-def first_promotion(loads: bool, coverage: float, verified: bool) -> Verdict:
-    """No champion yet: promote if it loads and scores; coverage 0 is allowed and said."""
-    if not loads:
-        return Verdict(False, ["the challenger does not load or does not score"])
+
+def first_promotion(coverage: float, verified: bool) -> Verdict:
+    """No champion yet: a challenger that loads and scores may serve; coverage 0 is allowed and said."""
     reasons = ["there is no champion yet and the challenger loads and scores"]
     if coverage == 0:
         reasons.append("nothing is certified yet: it will answer no traffic until it is")
@@ -55,14 +76,35 @@ def first_promotion(loads: bool, coverage: float, verified: bool) -> Verdict:
     return Verdict(True, reasons, {"certified_coverage": coverage})
 
 
+def succession(coverage: float, verified: bool) -> Verdict:
+    """The champion knows none of today's labels, and nothing it says would be taken: as if there were none."""
+    verdict = first_promotion(coverage, verified)
+    why = "the champion knows none of the labels of today's taxonomy, and the challenger loads and scores"
+    return replace(verdict, reasons=[why, *verdict.reasons[1:]])
+
+
+def within_latency(verdict: Verdict, p95_ms: float, most_ms: float) -> Verdict:
+    """The verdict, against the challenger where 95 % of single items do not get their answer in time here."""
+    found = replace(verdict, numbers=verdict.numbers | {"latency": {"p95_ms": p95_ms, "most_ms": most_ms}})
+    if p95_ms <= most_ms:
+        return found
+    return found.against(f"one item takes it {p95_ms:.1f} ms here (95th percentile), allowed {most_ms:g} ms")
+
+
 def judge(
-    samples: Sequence[Judged], label_names: Sequence[str], margin: float, champion_lapsed: bool, seed: int = 0
+    samples: Sequence[Judged],
+    levels: Sequence[str],
+    known: Collection[str],
+    margin: float,
+    champion_lapsed: bool,
+    seed: int = 0,
 ) -> Verdict:
     """Compare champion and challenger.
 
     Args:
         samples: gold's evaluation half, recent audited traffic: those that have rows.
-        label_names: by the indices of `truth`.
+        levels: their names, the first one first.
+        known: the leaves that the challenger knows; items of others count, their labels are not tested.
         margin: how much worse, as a share, may still count as not worse.
         champion_lapsed: whether the champion's certificate no longer holds, which waives coverage.
         seed: of the bootstrap.
@@ -71,32 +113,35 @@ def judge(
     numbers: dict[str, Any] = {"margin": margin}
     for sample in samples:
         against += _not_worse(sample, margin, numbers, seed)
-        against += _no_label_fell(sample, label_names, numbers)
-    if samples and not champion_lapsed:
-        against += _coverage_kept(samples[-1], margin, numbers)
-    if not samples:
+        against += _nothing_fell(sample, levels, known, numbers)
+    if samples:
+        against += _coverage_kept(samples[-1], margin, champion_lapsed, numbers)
+    else:
         against.append("there is neither gold nor audited traffic to judge by")
     if against:
         return Verdict(False, against, numbers)
-    return Verdict(
-        True, [f"not worse than the champion on {', '.join(sample.name for sample in samples)}"], numbers
-    )
+    reasons = [f"not worse than the champion on {', '.join(sample.name for sample in samples)}"]
+    reasons += [
+        f"{sample.left_out} items of {sample.name} are left out: the champion does not know their labels"
+        for sample in samples
+        if sample.left_out
+    ]
+    return Verdict(True, reasons, numbers)
 
 
 def _not_worse(sample: Judged, margin: float, numbers: dict[str, Any], seed: int) -> list[str]:
-    difference, low, high = paired_difference(
-        sample.challenger_correct, sample.champion_correct, confidence=2 * CONFIDENCE - 1, seed=seed
-    )
-    paired = sample.challenger_correct.astype(float) - sample.champion_correct.astype(float)
-    standard_error = float(paired.std(ddof=1) / np.sqrt(len(paired))) if len(paired) > 1 else 1.0
+    _, (truth, said_before, said) = sample.at()
+    champion, challenger = said_before == truth, said == truth
+    difference, low, high = paired_difference(challenger, champion, confidence=2 * CONFIDENCE - 1, seed=seed)
+    two_errors = 2 * _standard_error(challenger, champion)
     # Two equal students differ by up to two standard errors in most samples; where the bound of such a difference
     # would fall below the margin, the bound would refuse equals more often than not.
-    resolves = (difference - low) + 2 * standard_error <= margin
-    allowed = margin if resolves else 2 * standard_error
+    resolves = (difference - low) + two_errors <= margin
+    allowed = margin if resolves else two_errors
     numbers[sample.name] = {
-        "rows": len(paired),
-        "champion_accuracy": float(sample.champion_correct.mean()),
-        "challenger_accuracy": float(sample.challenger_correct.mean()),
+        "rows": len(sample.truth),
+        "champion_accuracy": float(champion.mean()),
+        "challenger_accuracy": float(challenger.mean()),
         "difference": difference,
         "low": low,
         "high": high,
@@ -109,29 +154,59 @@ def _not_worse(sample: Judged, margin: float, numbers: dict[str, Any], seed: int
     if resolves:
         return [f"{changed}, allowed {-allowed:+.3f}"]
     return [
-        f"{changed}; {len(paired)} items are too few for the margin of {margin}, so the change itself may be "
+        f"{changed}; {len(sample.truth)} items are too few for the margin of {margin}, so the change itself may be "
         f"{-allowed:+.3f} (two standard errors)"
     ]
 
 
-def _no_label_fell(sample: Judged, names: Sequence[str], numbers: dict[str, Any]) -> list[str]:
-    known = sample.truth >= 0
-    tested = labels_that_fell(
-        sample.truth[known],
-        sample.champion_correct[known],
-        sample.challenger_correct[known],
+def _standard_error(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    """Of the difference of two shares of the same items; 1 where nothing can be said."""
+    paired = a.astype(float) - b.astype(float)
+    return float(paired.std(ddof=1) / np.sqrt(len(paired))) if len(paired) > 1 else 1.0
+
+
+def _nothing_fell(
+    sample: Judged, levels: Sequence[str], known: Collection[str], numbers: dict[str, Any]
+) -> list[str]:
+    """Every level and every label of every level is one hypothesis of the same Holm correction."""
+    tested = {split(leaf)[:depth] for leaf in known for depth in range(1, len(levels) + 1)}
+    names: list[str] = []
+    groups, champion, challenger = [], [], []
+
+    def add(group: NDArray[np.int64], rows: NDArray[np.bool_], right: tuple[NDArray[np.bool_], ...]) -> None:
+        groups.append(group[rows] + len(names))
+        champion.append(right[0][rows])
+        challenger.append(right[1][rows])
+
+    for depth, level in enumerate(levels, start=1):
+        paths, (truth, said_before, said) = sample.at(depth)
+        right = (said_before == truth, said == truth)
+        add(np.zeros_like(truth), np.ones(len(truth), bool), right)
+        names.append(f"level {level}")
+        # A branch that ends early is tested once, where it ends.
+        own = np.array([len(path) == depth and path in tested for path in paths], bool)
+        add(truth, own[truth], right)
+        names += [join(path) for path in paths]
+    changes = labels_that_fell(
+        np.concatenate(groups),
+        np.concatenate(champion),
+        np.concatenate(challenger),
         MIN_LABEL_ROWS,
         1 - CONFIDENCE,
     )
-    fallen = [change for change in tested if change.fell]
-    shown = [f"{names[fall.label]} ({fall.before:.2f} to {fall.after:.2f})" for fall in fallen]
-    numbers[sample.name]["labels_that_fell"] = shown
+    shown = [
+        f"{names[change.label]} ({change.before:.2f} to {change.after:.2f})"
+        for change in changes
+        if change.fell
+    ]
+    numbers[sample.name] |= {"tested": len(changes), "fell": shown}
     return [f"on {sample.name} significantly worse: {', '.join(shown)}"] if shown else []
 
 
-def _coverage_kept(sample: Judged, margin: float, numbers: dict[str, Any]) -> list[str]:
-    before, after = float(sample.champion_covered.mean()), float(sample.challenger_covered.mean())
-    numbers["coverage"] = {"on": sample.name, "champion": before, "challenger": after}
-    if after >= before - margin:
+def _coverage_kept(sample: Judged, margin: float, waived: bool, numbers: dict[str, Any]) -> list[str]:
+    before, after = (float(covered.mean()) for covered in sample.covers)
+    numbers["coverage"] = {"on": sample.name, "champion": before, "challenger": after, "waived": waived}
+    # No allowance for chance here: refusing an equal costs a night, answering less costs every day.
+    if waived or after >= before - margin:
         return []
     return [f"it would answer {after:.1%} of {sample.name} at its own thresholds, the champion {before:.1%}"]

@@ -23,10 +23,13 @@ IMAGES_AT_ONCE = 256
 
 
 class StudentModel(mlflow.pyfunc.PythonModel):
-    """One column `text` (or `image`, encoded bytes) in; one column a level and `confidence` out.
+    """One column `text` (or `image`, encoded bytes) in; one column a level, `confidence` and `score` out.
+
+    The confidence is the answer's probability, the score what a policy's threshold for the deepest level is laid on: it
+    is lower for items unlike those the student learned from.
 
     A row without content (null, or a text of which normalising leaves nothing) or with one that cannot be encoded
-    has no answer: its levels are empty strings and its confidence is not a number, so that it clears no threshold.
+    has no answer: its levels are empty strings, and neither number is one, so that it clears no threshold.
     """
 
     def load_context(self, context: Any) -> None:
@@ -55,7 +58,8 @@ class StudentModel(mlflow.pyfunc.PythonModel):
                 f"It has: {', '.join(map(str, model_input.columns[:20]))}. Rename the one to classify.",
             )
         contents = model_input[modality].to_numpy(object)
-        leaf, confidence = np.full(len(contents), -1), np.full(len(contents), np.nan)
+        leaf = np.full(len(contents), -1)
+        confidence, score = np.full(len(contents), np.nan), np.full(len(contents), np.nan)
         at_once = ROWS_AT_ONCE if modality == "text" else IMAGES_AT_ONCE
         for first in range(0, len(contents), at_once):
             some = [_read(content, modality) for content in contents[first : first + at_once]]
@@ -67,9 +71,10 @@ class StudentModel(mlflow.pyfunc.PythonModel):
                 there, inputs = there[readable], encoded.vectors[readable]
             if there.size:
                 said = self._student.answers(inputs)
-                leaf[first + there], confidence[first + there] = said.leaf, said.confidence
+                leaf[first + there] = said.leaf
+                confidence[first + there], score[first + there] = said.confidence, said.scores[:, -1]
         out = pd.DataFrame(self._names[leaf], columns=list(self._student.taxonomy.levels), dtype=str)
-        out["confidence"] = confidence
+        out["confidence"], out["score"] = confidence, score
         return out
 
 

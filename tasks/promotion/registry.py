@@ -22,6 +22,12 @@ from tasks.student.finetuned import settle
 from tasks.student.package import STUDENT_FILE, Student, load_student
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+ALIAS_HISTORY, HISTORY_LINES = "alias_history", 100
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.note.content": "A run a retrain, named by the version that it registered; below it its candidates, and the "
+    "winner trained on the labels before cleaning. Same metrics everywhere: tick runs and compare them.",
+}
 PIXEL = bytes.fromhex(  # a PNG of one white pixel
     "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a4944415478da63f8"
     "0f00010101001cb08c990000000049454e44ae426082"
@@ -132,6 +138,10 @@ class Registry:
         client.set_registered_model_alias(self.model_name, CHALLENGER, version.version)
         return str(version.version)
 
+    def page_of_run(self, run_id: str) -> str:
+        """Where a run stands in MLflow's UI, below its address and `#/`."""
+        return f"experiments/{self._client().get_run(run_id).info.experiment_id}/runs/{run_id}"
+
     def attach(self, run_id: str, folder: Path, name: str) -> None:
         """Keep a folder's files with a run, under a name."""
         self._client().log_artifacts(run_id, str(folder), name)
@@ -155,6 +165,12 @@ class Registry:
         """Take an alias away."""
         self._client().delete_registered_model_alias(self.model_name, name)
 
+    def aliased(self) -> set[str]:
+        """The versions that any alias points at, those that people set included."""
+        return {
+            str(version) for version in self._client().get_registered_model(self.model_name).aliases.values()
+        }
+
     def tag(self, version: str, tags: Mapping[str, str]) -> None:
         """Write tags on a version."""
         for name, value in tags.items():
@@ -164,9 +180,48 @@ class Registry:
         """The tags of a version."""
         return dict(self._client().get_model_version(self.model_name, version).tags)
 
-    def versions(self) -> list[str]:
-        """All versions, the oldest first."""
-        found = self._client().search_model_versions(f"name = '{self.model_name}'")
+    def history(self) -> list[str]:
+        """What happened to the champion's alias, the newest line first."""
+        written = self._client().get_registered_model(self.model_name).tags.get(ALIAS_HISTORY, "")
+        return [line for line in written.split("\n") if line]
+
+    def add_to_history(self, line: str) -> None:
+        """Write what happened to the champion's alias above what happened before; the oldest lines go."""
+        lines = [" ".join(line.split()), *self.history()][:HISTORY_LINES]
+        self._client().set_registered_model_tag(self.model_name, ALIAS_HISTORY, "\n".join(lines))
+
+    def delete(self, version: str) -> None:
+        """Afterwards the version and the model's files are gone; its run keeps parameters, metrics and figures.
+
+        The files go first: killed in between it leaves a version that the next call deletes, not files that nobody
+        knows of.
+        """
+        _mlflow(self.tracking_uri)
+        from mlflow.exceptions import MlflowException
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        client = self._client()
+        model_id = client.get_model_version(self.model_name, version).source.removeprefix("models:/")
+        try:
+            model = client.get_logged_model(model_id)
+            get_artifact_repository(model.artifact_location).delete_artifacts()
+            client.delete_logged_model(model_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+        client.delete_model_version(self.model_name, version)
+
+    def next_version(self) -> str:
+        """The version that will be registered next."""
+        return str(max((int(version) for version in self.versions()), default=0) + 1)
+
+    def versions(self, **tags: str) -> list[str]:
+        """All versions, or those with these tags, the oldest first."""
+        wanted = [
+            f"name = '{self.model_name}'",
+            *(f"tags.{name} = '{value}'" for name, value in tags.items()),
+        ]
+        found = self._client().search_model_versions(" and ".join(wanted))
         return sorted((str(version.version) for version in found), key=int)
 
     def load(self, version: str) -> Student:
@@ -234,7 +289,9 @@ class Registry:
             if self.tracking_uri.startswith("sqlite")
             else None
         )
-        return str(client.create_experiment(self.experiment, artifact_location=location))
+        return str(
+            client.create_experiment(self.experiment, artifact_location=location, tags=EXPERIMENT_TAGS)
+        )
 
 
 def _mlflow(tracking_uri: str) -> Any:
@@ -260,7 +317,8 @@ def _signature(student: Student) -> Any:
     content = DataType.binary if student.modality == "image" else DataType.string
     inputs = Schema([ColSpec(content, student.modality)])
     outputs = [ColSpec(DataType.string, level) for level in student.taxonomy.levels]
-    return ModelSignature(inputs=inputs, outputs=Schema([*outputs, ColSpec(DataType.double, "confidence")]))
+    numbers = [ColSpec(DataType.double, name) for name in ("confidence", "score")]
+    return ModelSignature(inputs=inputs, outputs=Schema([*outputs, *numbers]))
 
 
 def _example(student: Student) -> Any:

@@ -10,17 +10,31 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks.project import Project
+from tasks.promotion.evaluation_tables import evaluation_tables, level_metrics, report_metrics
 from tasks.promotion.registry import CandidateRun, Registry
 from tasks.records import Cleaned, Policy, Retrained
-from tasks.student.calibration import reliability
 from tasks.student.certifying import CalibrationSample, path_as_dict
-from tasks.student.evaluation import confused_pairs
-from tasks.student.figures import confusion_figure, escalation_figure, reliability_figure
+from tasks.student.evaluation_figures import (
+    beside_teacher_figure,
+    candidates_figure,
+    cleaning_figure,
+    learning_curve_figure,
+    slices_figure,
+    weakest_labels_figure,
+)
+from tasks.student.evaluation_report import RAW, EvaluationReport, judged_answers
+from tasks.student.figures import calibration_figure, confusion_figure, escalation_figure
+from tasks.student.label_scores import weakest
 from tasks.student.retrain import Trained, flat_metrics
 from tasks.student.thresholds import Certificate, escalation_table
+from tasks.taxonomy import split
+
+NOTE = "mlflow.note.content"
+"""The tag that MLflow shows as a run's description."""
+
+MOST_WEAK = 25
 
 
 def registry_of(project: Project) -> Registry:
@@ -30,39 +44,23 @@ def registry_of(project: Project) -> Registry:
     )
 
 
-def evaluation_rows(trained: Trained) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """(true leaf, answered leaf, confidence) of the rows the student is judged on."""
-    index = trained.student.taxonomy.leaf_index
-    if trained.gold is not None and trained.gold.role("evaluation").any():
-        rows = trained.gold.role("evaluation")
-        truth = np.array([index[label] for label in trained.gold.frame["label"].to_list()], np.int64)[rows]
-        answers = trained.gold.answers
-        return truth, answers.leaf[rows].astype(np.int64), answers.confidence[rows]
-    truth = np.array([index[label] for label in trained.held_out.truth], np.int64)
-    return truth, trained.held_out.answers.leaf.astype(np.int64), trained.held_out.answers.confidence
-
-
 def parent_run(
     project: Project,
     trained: Trained,
+    report: EvaluationReport,
     policy: Policy,
     certificate: Certificate | None,
     sample: CalibrationSample | None,
     record: Retrained,
     cleaned: Cleaned,
+    version: str,
 ) -> CandidateRun:
-    """The retrain itself: what it was given, what came out, the figures of its winner."""
-    levels = trained.student.levels
-    truth, answered, confidence = evaluation_rows(trained)
-    figures: dict[str, Any] = {
-        f"confusion-{level}.png": confusion_figure(
-            nodes[truth], nodes[answered], [name.split(" > ")[-1] for name in names], level
-        )
-        for level, nodes, names in zip(levels.names, levels.maps, trained.student.taxonomy.nodes, strict=True)
-    }
-    figures["calibration.png"] = reliability_figure(reliability(confidence, truth == answered))
-    if certificate is not None and sample is not None:
-        figures["escalation.png"] = escalation_figure(certificate, sample.against)
+    """The retrain itself: what it was given, what came out, the figures of its winner, all of it in words.
+
+    Args:
+        version: that the winner will be registered as, so that the runs of two retrains can be told apart.
+    """
+    levels, judged_on = trained.student.levels, trained.judged_on
     parameters = {
         "encoder": project.encoder.model,
         "candidates": ", ".join(project.student.candidates),
@@ -74,7 +72,9 @@ def parent_run(
         "confidence": policy.confidence,
         "taxonomy_version": project.taxonomy.version,
     }
-    metrics = dict(record.metrics) | {
+    metrics = dict(record.metrics) | level_metrics(trained.winner_scores, judged_on) | report_metrics(report)
+    metrics |= {
+        "out_of_fold_log_loss": _loss(trained, trained.student.kind),
         "certified_coverage": policy.certified_coverage,
         "calibration_items": float(policy.calibration_items),
         "temperature": trained.student.temperature,
@@ -82,33 +82,122 @@ def parent_run(
         "labels_overwritten": float(cleaned.levels[levels.names[-1]]["share"]),
     }
     metrics |= {f"teacher.{name}": value for name, value in record.teacher.items()}
+    metrics |= {f"gold.{effect.level}.cleaning_delta": effect.delta[0] for effect in trained.cleaning}
     for level, value in (policy.thresholds or {}).items():
         metrics[f"threshold.{level}"] = value
-    return CandidateRun(
-        f"retrain, {trained.student.kind} wins", parameters, metrics, figures, {"against": policy.against}
-    )
+    tags = {
+        "against": policy.against,
+        "stage": "retrain",
+        "student": trained.student.kind,
+        "model_version": version,
+        "judged_on": judged_on,
+        "limited_by": report.limit.cause or "nothing",
+        NOTE: _in_words(trained, report, policy, record),
+    }
+    figures = _figures(trained, report, certificate, sample)
+    return CandidateRun(f"v{version} {trained.student.kind}", parameters, metrics, figures, tags)
 
 
-def candidate_runs(trained: Trained, record: Retrained) -> list[CandidateRun]:
-    """One nested run a candidate, and one for the winner trained without cleaning."""
+def candidate_runs(
+    trained: Trained, record: Retrained, report: EvaluationReport, version: str
+) -> list[CandidateRun]:
+    """One nested run a candidate, and one for the winner trained without cleaning; metrics named as the parent's."""
     runs = []
     for candidate in trained.candidates:
+        before = candidate.name == RAW
+        kind = trained.student.kind if before else candidate.name
+        won = candidate.name == trained.student.kind
+        name = f"v{version} {kind}" + (", before cleaning" if before else ", the winner" if won else "")
         metrics = dict(record.candidates[candidate.name]) | {"out_of_fold_log_loss": candidate.loss}
-        labels = "raw" if candidate.name == "raw labels" else "cleaned"
-        name = f"{trained.student.kind}, before cleaning" if labels == "raw" else candidate.name
-        runs.append(
-            CandidateRun(name, dict(candidate.settings) | {"labels": labels}, metrics, {}, {"labels": labels})
-        )
+        metrics |= level_metrics(trained.scores[candidate.name], trained.judged_on)
+        value, low, high = report.against.get(candidate.name, (0.0, 0.0, 0.0))
+        metrics |= {"to_winner": value, "to_winner.low": low, "to_winner.high": high}
+        labels = "raw" if before else "cleaned"
+        tags = {
+            "labels": labels,
+            "stage": "before cleaning" if before else "candidate",
+            "student": kind,
+            "model_version": version,
+            "winner": str(won).lower(),
+        }
+        runs.append(CandidateRun(name, dict(candidate.settings) | {"labels": labels}, metrics, {}, tags))
     return runs
 
 
+def _loss(trained: Trained, name: str) -> float:
+    return next(candidate.loss for candidate in trained.candidates if candidate.name == name)
+
+
+def _shown(name: str, trained: Trained) -> str:
+    return f"{trained.student.kind}, before cleaning" if name == RAW else name
+
+
+def _in_words(trained: Trained, report: EvaluationReport, policy: Policy, record: Retrained) -> str:
+    """What stands under a run's name in MLflow, in Markdown: the verdicts, and the candidates level by level."""
+    levels, deepest = trained.student.taxonomy.levels, -1
+    head = f"| | {' | '.join(levels)} | to the winner, points | calibration error |"
+    lines = [head, "|---|" + "---:|" * (len(levels) + 2)]
+    for name, scores in trained.scores.items():
+        gap = "**the winner**"
+        if name in report.against:
+            value, low, high = (100 * share for share in report.against[name])
+            gap = f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+        shares = " | ".join(f"{of.top1:.1%}" for of in scores)
+        lines.append(f"| {_shown(name, trained)} | {shares} | {gap} | {scores[deepest].ece:.1%} |")
+    if record.teacher:
+        shares = " | ".join(f"{record.teacher[f'gold.{level}.top1']:.1%}" for level in levels)
+        lines.append(f"| the teacher, one pass | {shares} | | |")
+    by = "gold items" if trained.judged_on == "gold" else "held-out labels"
+    judged = f"{trained.winner_scores[deepest].items:,} {by}"
+    return "\n\n".join(
+        [
+            report.limit.sentence,
+            policy.sentence,
+            f"Share right on {judged}, with paired 95 % intervals:",
+            "\n".join(lines),
+        ]
+    )
+
+
+def _figures(
+    trained: Trained,
+    report: EvaluationReport,
+    certificate: Certificate | None,
+    sample: CalibrationSample | None,
+) -> dict[str, Any]:
+    taxonomy, levels = trained.student.taxonomy, trained.student.levels
+    truth, answers = judged_answers(trained)
+    deepest, names = taxonomy.levels[-1], [split(node)[-1] for node in taxonomy.nodes[-1]]
+    figures: dict[str, Any] = {
+        f"confusion-{level}.png": confusion_figure(
+            nodes[truth], nodes[answers.leaf], [split(node)[-1] for node in named], level
+        )
+        for level, nodes, named in zip(levels.names, levels.maps, taxonomy.nodes, strict=True)
+    }
+    figures["calibration.png"] = calibration_figure({of.level: of.calibration for of in report.levels})
+    shown = {_shown(name, trained): scores for name, scores in trained.scores.items()}
+    figures["candidates.png"] = candidates_figure(shown, trained.student.kind, trained.judged_on)
+    figures["labels-weakest.png"] = weakest_labels_figure(
+        weakest(report.levels[-1].labels, MOST_WEAK), names, deepest
+    )
+    if certificate is not None and sample is not None:
+        figures["escalation.png"] = escalation_figure(certificate, sample.against)
+    if trained.cleaning:
+        figures["cleaning_before_after.png"] = cleaning_figure(trained.cleaning)
+    if report.slices:
+        figures["slices.png"] = slices_figure(report.slices, deepest)
+    if beside := [of.teacher for of in report.levels if of.teacher is not None]:
+        figures["beside_teacher.png"] = beside_teacher_figure(beside)
+    if report.curve is not None:
+        figures["learning_curve.png"] = learning_curve_figure(report.curve)
+    return figures
+
+
 def tables(trained: Trained) -> dict[str, Mapping[str, Sequence[Any]]]:
-    """The escalation table and the most frequent mistakes, as columns."""
-    truth, answered, confidence = evaluation_rows(trained)
-    leaves = trained.student.taxonomy.leaves
-    never = np.array([leaves[leaf] == trained.student.taxonomy.other for leaf in answered.tolist()], bool)
-    rows = escalation_table(np.where(never, -1.0, confidence), truth != answered)
-    pairs = confused_pairs(truth, answered)
+    """The escalation table, as columns."""
+    truth, answers = judged_answers(trained)
+    never = np.array([label == trained.student.taxonomy.other for label in answers.labels], bool)
+    rows = escalation_table(np.where(never, -1.0, answers.scores[:, -1]), truth != answers.leaf)
     return {
         "escalation.json": {
             "threshold": [row.threshold for row in rows],
@@ -116,35 +205,48 @@ def tables(trained: Trained) -> dict[str, Mapping[str, Sequence[Any]]]:
             "accuracy": [row.accuracy if row.answered else None for row in rows],
             "answered": [row.answered for row in rows],
         },
-        "confused_pairs.json": {
-            "true": [leaves[true] for true, _, _ in pairs],
-            "answered": [leaves[given] for _, given, _ in pairs],
-            "count": [count for _, _, count in pairs],
-        },
     }
 
 
 def retrain_facts(
-    trained: Trained, sample: CalibrationSample | None, certificate: Certificate | None, cleaned: Cleaned
+    trained: Trained,
+    report: EvaluationReport,
+    sample: CalibrationSample | None,
+    certificate: Certificate | None,
+    cleaned: Cleaned,
 ) -> dict[str, Any]:
     """Everything the report draws and `flywheel thresholds` certifies on, as plain values."""
-    truth, answered, confidence = evaluation_rows(trained)
-    bins = reliability(confidence, truth == answered)
-    drawn = tables(trained)
+    truth, answers = judged_answers(trained)
+    deepest = report.levels[-1]
+    leaves = trained.student.taxonomy.leaves
     return {
         "judged_on": trained.judged_on,
         "student_kind": trained.student.kind,
         "levels": list(trained.student.taxonomy.levels),
-        "leaves": list(trained.student.taxonomy.leaves),
+        "leaves": list(leaves),
         "true": truth.tolist(),
-        "answered": answered.tolist(),
+        "answered": answers.leaf.tolist(),
         "reliability": {
-            "confidence": bins.confidence.tolist(),
-            "accuracy": bins.accuracy.tolist(),
-            "items": bins.items.tolist(),
+            "confidence": deepest.calibration.confidence.tolist(),
+            "accuracy": deepest.calibration.accuracy.tolist(),
+            "items": deepest.calibration.items.tolist(),
         },
-        "escalation": drawn["escalation.json"],
-        "confused_pairs": drawn["confused_pairs.json"],
+        "escalation": tables(trained)["escalation.json"],
+        "confused_pairs": {
+            "true": [leaves[true] for true, _, _ in deepest.confused],
+            "answered": [leaves[given] for _, given, _ in deepest.confused],
+            "count": [count for _, _, count in deepest.confused],
+        },
+        "evaluation": {
+            name.removesuffix(".json"): table for name, table in evaluation_tables(trained, report).items()
+        },
+        "curve_of": None
+        if report.curve is None
+        else {
+            "neighbours": report.curve.neighbours,
+            "judged": report.curve.judged,
+            "rows": report.curve.rows,
+        },
         "scores": {name: flat_metrics(scores, trained.judged_on) for name, scores in trained.scores.items()},
         "cleaning": cleaned.as_dict(),
         "curve": [asdict(point) for point in certificate.curve] if certificate else [],
@@ -154,11 +256,14 @@ def retrain_facts(
 
 
 def _sample_facts(sample: CalibrationSample, other: str | None) -> dict[str, Any]:
-    """The sample that certified; confidences in the fewest digits that give the same float32 again."""
+    """The sample that certified; scores in the fewest digits that give the same float32 again."""
     return {
         "against": sample.against,
         "cross_fitted": sample.cross_fitted,
-        "confidences": [[float(str(value)) for value in row] for row in sample.answers.confidences],
+        "scores": [[float(str(value)) for value in row] for row in sample.answers.scores],
+        "depths": sample.answers.depths.tolist(),
+        "wrong_by_level": sample.wrong_by_level(sample.answers.scores.shape[1]).tolist(),
         "wrong": sample.wrong.tolist(),
         "never": [label == other for label in sample.answers.labels],
+        "two_stage": None if sample.two_stage is None else sample.two_stage.as_dict(),
     }

@@ -1,4 +1,4 @@
-"""Which tier answers: exact cache, the student where every level clears, the teacher, a stated fallback.
+"""Which tier answers: exact cache, the student where it is sure enough, the teacher, a stated fallback.
 
 Pure decisions on one shard of requests. Who the teacher is, how an item is encoded and where the log lies is
 the caller's business.
@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from tasks.routing.audit import coin
 from tasks.store.traffic import request_id, row_id
 from tasks.student.package import Answers
+from tasks.student.partial import stated_depths
 from tasks.student.thresholds import accepts
+from tasks.taxonomy import SEPARATOR, truncate
 
 CACHE, STUDENT, TEACHER, FALLBACK = "exact_cache", "student", "teacher", "fallback"
 Ask = Callable[[list[bytes], str], Mapping[bytes, "TeacherAnswer"]]
@@ -42,15 +45,32 @@ class InForce:
     audit_rate: float
     audit_secret: str
     fallback: str
+    partial_thresholds: Mapping[str, float] | None = None
 
 
 def cleared(
     answers: Answers, levels: Sequence[str], thresholds: Mapping[str, float] | None, other: str | None
 ) -> list[bool]:
-    """Whether every level's confidence reaches its threshold; never without thresholds, never for `other`."""
-    wanted = None if thresholds is None else tuple(thresholds[level] for level in levels)
-    never = np.asarray(np.array(answers.labels, object) == other, bool)
-    return accepts(answers.confidences, wanted, never).tolist()
+    """Whether every level's score reaches its threshold; never without thresholds, never for `other`."""
+    return accepts(answers.scores, _in_order(thresholds, levels), _never(answers, other)).tolist()
+
+
+def stated(answers: Answers, levels: Sequence[str], in_force: InForce, other: str | None) -> list[int]:
+    """At how many levels the student answers each item: all of its path where it is `cleared`, else fewer, or 0.
+
+    Fewer only where the policy has thresholds for that.
+    """
+    wanted = _in_order(in_force.thresholds, levels)
+    upper = _in_order(in_force.partial_thresholds, levels[:-1])
+    return stated_depths(answers.scores, answers.depths, wanted, upper, _never(answers, other)).tolist()
+
+
+def _in_order(thresholds: Mapping[str, float] | None, levels: Sequence[str]) -> tuple[float, ...] | None:
+    return None if thresholds is None else tuple(thresholds[level] for level in levels)
+
+
+def _never(answers: Answers, other: str | None) -> NDArray[np.bool_]:
+    return np.asarray(np.array(answers.labels, object) == other, bool)
 
 
 def route_shard(
@@ -80,19 +100,19 @@ def route_shard(
         valid: labels that the student may answer with, where its taxonomy is older than the project's; None is all.
         unread: places of items that the student could not read, whatever `answers` say there.
     """
-    sure_of = cleared(answers, levels, in_force.thresholds, other) if answers else [False] * items.height
+    depths = stated(answers, levels, in_force, other) if answers else [0] * items.height
     if answers and valid is not None:
-        sure_of = [sure and label in valid for sure, label in zip(sure_of, answers.labels, strict=True)]
-    sure_of = [sure and place not in unread for place, sure in enumerate(sure_of)]
+        depths = [depth * (label in valid) for depth, label in zip(depths, answers.labels, strict=True)]
+    depths = [depth * (place not in unread) for place, depth in enumerate(depths)]
     rows = [
         _decide(
-            position, key, source_id, cache, None if position in unread else answers, levels, in_force, sure
+            position, key, source_id, cache, None if position in unread else answers, levels, in_force, depth
         )
-        for position, (key, source_id, sure) in enumerate(
+        for position, (key, source_id, depth) in enumerate(
             zip(
                 items["key"].to_list(),
                 items["source_id"].to_list(),
-                sure_of,
+                depths,
                 strict=True,
             )
         )
@@ -120,13 +140,19 @@ def _decide(
     answers: Answers | None,
     levels: Sequence[str],
     in_force: InForce,
-    sure: bool,
+    depth: int,
 ) -> dict[str, Any]:
     row = row_id(source_id, key)
     request = request_id(row, in_force.model_version, in_force.policy_id)
-    tier = CACHE if key in cache else STUDENT if sure else TEACHER
+    tier = CACHE if key in cache else STUDENT if depth else TEACHER
     student_label = answers.labels[position] if answers else None
-    confidence = float(answers.confidence[position]) if answers else None
+    said, confidence = None, None
+    if tier == CACHE:
+        said = cache[key]
+    elif tier == STUDENT and answers and student_label:
+        whole = depth > student_label.count(SEPARATOR)
+        said = student_label if whole else truncate(student_label, depth)
+        confidence = float(answers.confidences[position, -1 if whole else depth - 1])
     return {
         "request_id": request,
         "row_id": row,
@@ -134,13 +160,16 @@ def _decide(
         "source_id": source_id,
         "tier": tier,
         "would_tier": tier,
-        "label": cache[key] if tier == CACHE else student_label if tier == STUDENT else None,
-        "confidence": confidence if tier == STUDENT else None,
+        "label": said,
+        "confidence": confidence,
         "student_label": student_label,
         "student_confidences": (
             {level: float(c) for level, c in zip(levels, answers.confidences[position], strict=True)}
             if answers
             else None
+        ),
+        "familiarity": (
+            float(answers.familiarity[position]) if answers and answers.familiarity is not None else None
         ),
         "cheap_label": None,
         "teacher_label": None,

@@ -25,7 +25,7 @@ from prefect.cache_policies import NO_CACHE
 from tasks.errors import ConfigError
 from tasks.pieces import items_in_pieces
 from tasks.project import Project
-from tasks.records import Routed
+from tasks.records import Policy, Routed
 from tasks.routing.answer_file import AnswerFile
 from tasks.routing.cascade import FALLBACK, STUDENT, TEACHER, InForce, TeacherAnswer, route_shard
 from tasks.routing.lookup import logged_answers, routed_before
@@ -33,7 +33,7 @@ from tasks.sources import Items, expand, is_sql, iterate_sources
 from tasks.store import Store, open_store
 from tasks.store.database import get_meta
 from tasks.store.items import append_items, content_of, note_source, source_unchanged
-from tasks.store.labels import effective_labels
+from tasks.store.moved import current_labels, today_or_then
 from tasks.store.policies import policy_in_force
 from tasks.store.traffic import answer_late, append_traffic, newest_traffic_id, request_id, row_id
 from tasks.synthetic import SYNTHETIC
@@ -177,7 +177,8 @@ def _load(project: Project, run_id: int, session: Session) -> Router:
     store, registry = open_store(project.database_url, project.project), registry_of(project)
     version = registry.alias("champion")
     policy = policy_in_force(store, version) if version else None
-    labels = effective_labels(store).filter(pl.col("label").is_in(list(project.taxonomy.leaves)))
+    student = registry.load(version) if version else None
+    labels = current_labels(store, project.taxonomy)
     labels = labels.filter(pl.col("source") != SYNTHETIC)  # nobody judged these items: they were written
     in_force = InForce(
         version,
@@ -186,10 +187,17 @@ def _load(project: Project, run_id: int, session: Session) -> Router:
         project.routing.audit_rate,
         get_meta(store, "audit_secret", secrets.token_hex(16)),
         project.routing.fallback,
+        _partial_thresholds(project, policy, student),
     )
     cache = dict(labels.select("key", "label").iter_rows())
-    student = registry.load(version) if version else None
     return Router(project, store, student, in_force, cache, run_id, session)
+
+
+def _partial_thresholds(project: Project, policy: Policy | None, student: Any) -> Mapping[str, float] | None:
+    """From where on the student may stop at an upper level; one of an earlier taxonomy answers in full or not."""
+    if policy is None or student is None or student.taxonomy.leaves != project.taxonomy.leaves:
+        return None
+    return policy.partial_thresholds
 
 
 def _route(router: Router, items: pl.DataFrame, tally: Tally) -> list[Answered]:
@@ -199,7 +207,11 @@ def _route(router: Router, items: pl.DataFrame, tally: Tally) -> list[Answered]:
     places = {row: place for place, row in reversed([*enumerate(rows)])}  # where a row stands first
     requests = {request_id(row, version, policy): row for row in dict.fromkeys(rows)}
     done = logged_answers(router.store, list(requests))
-    answered = {requests[request]: said for request, said in done.items()}
+    today = router.project.taxonomy.today
+    answered = {
+        requests[request]: (tier, label and (today(label) or label), sure)
+        for request, (tier, label, sure) in done.items()
+    }
     owed = {
         request: (requests[request], items["key"][places[requests[request]]])
         for request, (tier, _, _) in done.items()
@@ -266,10 +278,14 @@ def _route_one_shard(router: Router, shard: pl.DataFrame, tally: Tally) -> list[
     def ask(keys: list[bytes], stage: str) -> dict[bytes, TeacherAnswer]:
         return _ask(router, keys, stage, tally)
 
-    taxonomy = router.student.taxonomy if router.student is not None else router.project.taxonomy
-    valid = frozenset(router.project.taxonomy.leaves)
+    today = router.project.taxonomy
+    taxonomy = router.student.taxonomy if router.student is not None else today
+    other = taxonomy.other and (today.today(taxonomy.other) or taxonomy.other)
+    if answers is not None:
+        answers = replace(answers, labels=today_or_then(answers.labels, today))
+    valid = frozenset(today.leaves)
     rows = route_shard(
-        shard, router.cache, answers, taxonomy.levels, taxonomy.other, router.in_force, ask, valid, unread
+        shard, router.cache, answers, taxonomy.levels, other, router.in_force, ask, valid, unread
     )
     append_traffic(router.store, rows, router.run_id)
     return rows

@@ -11,16 +11,12 @@ from tasks.store.database import Store
 
 def first_pass_labels(store: Store, keys: pl.DataFrame) -> pl.DataFrame:
     """key, label of the newest valid first-pass answer about each of `keys` that has one."""
-    columns = schema.answers.c
-    rows = store.read(
-        select(columns.key, columns.label)
-        .where(columns["pass"] == 1)
-        .where(columns.label.is_not(None))
-        .order_by(columns.id)
-    )
-    return rows.join(keys.select("key").unique(), on="key", how="semi").unique(
-        "key", keep="last", maintain_order=True
-    )
+    columns, wanted = schema.answers.c, keys.select("key").unique()
+    valid = select(columns.key, columns.label).where(columns["pass"] == 1).where(columns.label.is_not(None))
+    chunks = store.stream(valid.order_by(columns.id)) if wanted.height else ()
+    found = [chunk.join(wanted, on="key", how="semi", maintain_order="left") for chunk in chunks]
+    empty = pl.DataFrame(schema={"key": pl.Binary, "label": pl.String})
+    return pl.concat([empty, *found]).unique("key", keep="last", maintain_order=True)
 
 
 def candidates(store: Store, decided: pl.DataFrame) -> pl.DataFrame:

@@ -37,8 +37,8 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, InterfaceError, Operat
 from tasks.errors import StoreError
 from tasks.store import schema
 
-HEAD = "0001"  # newest revision in migrations/versions; test_store holds the two together
-CHUNK_ROWS = 50_000
+HEAD = "0002"  # newest revision in migrations/versions; test_store holds the two together
+CHUNK_ROWS = 8192  # while the driver holds them, rows take ten times the memory of the frame they become
 BUSY_TIMEOUT_SECONDS = 60
 URL_REMEDY = "Set storage.database to null or postgresql+psycopg://user:password@host/name."
 REMEDY = "Is the server up, the disk writable and not full?"

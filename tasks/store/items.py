@@ -8,10 +8,13 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from sqlalchemy import bindparam, func, insert, select, update
 
 from tasks.errors import InputError
+from tasks.records import KEY_BYTES
 from tasks.store import schema
 from tasks.store.database import Store, get_meta
 from tasks.store.synthetic import synthetic_keys
@@ -26,7 +29,38 @@ def known_keys(store: Store) -> pl.DataFrame:
     return store.read(select(schema.items.c.key))
 
 
-def append_items(store: Store, items: pl.DataFrame, origin: str, run_id: int) -> int:
+class KnownKeys:
+    """The keys of all items, 16 bytes each: for the one writer that appends many frames of items one after the other.
+
+    Without it each of them would read the whole table.
+    """
+
+    def __init__(self, store: Store) -> None:
+        chunks = (_packed(chunk["key"]) for chunk in store.stream(select(schema.items.c.key)))
+        self._keys = np.sort(np.concatenate([_packed(pl.Series(dtype=pl.Binary)), *chunks]))
+        self.synthetic = synthetic_keys(store)
+
+    def of(self, items: pl.DataFrame) -> pl.DataFrame:
+        """Those of the items' keys that are there."""
+        found = _packed(items["key"])
+        places = np.searchsorted(self._keys, found)
+        there = np.append(self._keys, np.zeros(1, self._keys.dtype))[places] == found
+        return items.select("key").filter(pl.Series(there & (places < len(self._keys))))
+
+    def add(self, items: pl.DataFrame) -> None:
+        """Count items as there that were appended."""
+        added = np.sort(_packed(items["key"]))
+        self._keys = np.insert(self._keys, np.searchsorted(self._keys, added), added)
+
+
+def _packed(keys: pl.Series) -> NDArray[np.bytes_]:
+    """Keys as an array that sorts; all are of one length, so that no zeros at their ends are lost."""
+    return np.frombuffer(b"".join(keys.to_list()), f"S{KEY_BYTES}")
+
+
+def append_items(
+    store: Store, items: pl.DataFrame, origin: str, run_id: int, known: KnownKeys | None = None
+) -> int:
     """Append the items whose key is not there yet; returns how many were new.
 
     A synthetic example that turns up for real is a real item from then on, and counts as new.
@@ -36,17 +70,24 @@ def append_items(store: Store, items: pl.DataFrame, origin: str, run_id: int) ->
         items: columns key, source_id, text, image.
         origin: source, traffic or import.
         run_id: the job that brings them.
+        known: what is there, where more is appended after this; it counts these items from then on.
     """
     distinct, now = items.unique("key", keep="first", maintain_order=True), time.time()
-    met = _meet_synthetic(store, distinct, origin, run_id, now)
-    fresh = distinct.join(_known_of(store, distinct), on="key", how="anti")
-    return met + store.append(
+    met = distinct.join(synthetic_keys(store) if known is None else known.synthetic, on="key", how="semi")
+    _make_real(store, met, origin, run_id, now)
+    there = _known_of(store, distinct) if known is None else known.of(distinct)
+    fresh = distinct.join(there, on="key", how="anti", maintain_order="left")
+    new = met.height + store.append(
         schema.items,
         (
             {**row, "origin": origin, "run_id": run_id, "added_at": now}
             for row in fresh.select("key", "source_id", "text", "image").iter_rows(named=True)
         ),
     )
+    if known is not None:
+        known.add(fresh)
+        known.synthetic = known.synthetic.join(met, on="key", how="anti")
+    return new
 
 
 def _known_of(store: Store, items: pl.DataFrame) -> pl.DataFrame:
@@ -59,11 +100,10 @@ def _known_of(store: Store, items: pl.DataFrame) -> pl.DataFrame:
     return pl.concat(met) if met else wanted.clear()
 
 
-def _meet_synthetic(store: Store, items: pl.DataFrame, origin: str, run_id: int, now: float) -> int:
-    """Turn the synthetic examples among the items into real ones; their synthetic labels stay what they are."""
-    met = items.join(synthetic_keys(store), on="key", how="semi")
+def _make_real(store: Store, met: pl.DataFrame, origin: str, run_id: int, now: float) -> None:
+    """Turn synthetic examples into real items; their synthetic labels stay what they are."""
     if not met.height:
-        return 0
+        return
     columns = schema.items.c
     change = (
         update(schema.items)
@@ -74,7 +114,6 @@ def _meet_synthetic(store: Store, items: pl.DataFrame, origin: str, run_id: int,
         connection.execute(
             change, [{"met": key, "named": name} for key, name in met.select("key", "source_id").iter_rows()]
         )
-    return met.height
 
 
 def read_contents(store: Store, keys: pl.DataFrame | None = None) -> pl.DataFrame:

@@ -161,6 +161,7 @@ traffic = Table(
     Column("confidence", Float),
     Column("student_label", Text),
     Column("student_confidences", Text),  # JSON, one number a level
+    Column("familiarity", Float),  # the odds of each confidence times this are held against thresholds
     Column("cheap_label", Text),
     Column("teacher_label", Text),
     Column("audited", Boolean, nullable=False),

@@ -14,6 +14,9 @@ FLOOR = 1e-7
 """Probabilities are not taken below this in a log-loss: a label the training folds never saw costs 16 nats
 instead of infinity, the same for every candidate."""
 
+ROWS_AT_ONCE = 32_768
+"""In double precision no more than these are held."""
+
 TEMPERATURES = (0.05, 20.0)
 """The fitted temperature stays inside; at either end the probabilities are useless in any case."""
 
@@ -28,8 +31,12 @@ def log_loss(
         y: leaf indices [n].
         weight: non-negative [n]; None weighs all rows alike.
     """
-    given = np.maximum(P[np.arange(len(y)), y], FLOOR)
-    return float(np.average(-np.log(given), weights=weight))
+    return log_loss_of(P[np.arange(len(y)), y], weight)
+
+
+def log_loss_of(given: NDArray[np.floating], weight: NDArray[np.floating] | None = None) -> float:
+    """The same by the probabilities [n] of the given labels alone."""
+    return float(np.average(-np.log(np.maximum(given, FLOOR)), weights=weight))
 
 
 def fit_temperature(
@@ -74,10 +81,13 @@ def fit_temperature(
 
 def apply_temperature(P: NDArray[np.floating], temperature: float) -> NDArray[np.float32]:
     """softmax(log P / T), row by row: probabilities of 0 stay 0 and the order within a row never changes."""
-    with np.errstate(divide="ignore"):
-        logs = np.log(P.astype(np.float64)) / temperature
-    scaled = np.exp(logs - logs.max(axis=1, keepdims=True))
-    return (scaled / scaled.sum(axis=1, keepdims=True)).astype(np.float32)
+    found = np.empty(P.shape, np.float32)
+    for start in range(0, len(P), ROWS_AT_ONCE):
+        with np.errstate(divide="ignore"):
+            logs = np.log(P[start : start + ROWS_AT_ONCE].astype(np.float64)) / temperature
+        scaled = np.exp(logs - logs.max(axis=1, keepdims=True))
+        found[start : start + ROWS_AT_ONCE] = scaled / scaled.sum(axis=1, keepdims=True)
+    return found
 
 
 @dataclass(frozen=True, eq=False)

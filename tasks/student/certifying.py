@@ -15,19 +15,26 @@ from numpy.typing import NDArray
 
 from tasks.records import Policy
 from tasks.student.package import Answers
-from tasks.student.thresholds import Certificate, ThresholdPath, certify
+from tasks.student.partial import PartialAnswers
+from tasks.student.thresholds import Certificate, ThresholdPath, accepts, certify
+from tasks.student.weighted_bounds import TwoStage
+from tasks.taxonomy import truncate
 
 ENOUGH_ROWS = 100
 
 
 @dataclass(frozen=True, eq=False)
 class CalibrationSample:
-    """Judged items: the student's answers and the true leaf labels, and who judged (`against`)."""
+    """Judged items: the student's answers and the true leaf labels, and who judged (`against`).
+
+    Of a `two_stage` sample not all were judged; those that should have been and were not have no true label ("").
+    """
 
     against: str
     answers: Answers
     truth: Sequence[str]
     cross_fitted: bool = False
+    two_stage: TwoStage | None = None
 
     @property
     def wrong(self) -> NDArray[np.bool_]:
@@ -35,6 +42,15 @@ class CalibrationSample:
         return np.array(
             [given != true for given, true in zip(self.answers.labels, self.truth, strict=True)], bool
         )
+
+    def wrong_by_level(self, levels: int) -> NDArray[np.bool_]:
+        """bool [n, levels]: wrong at that level or above; the last is `wrong`."""
+        pairs = list(zip(self.answers.labels, self.truth, strict=True))
+        upper = [
+            [given != true and truncate(given, depth) != truncate(true, depth) for depth in range(1, levels)]
+            for given, true in pairs
+        ]
+        return np.column_stack([np.array(upper, bool).reshape(len(pairs), levels - 1), self.wrong])
 
 
 def first_large_enough(samples: Sequence[CalibrationSample]) -> CalibrationSample | None:
@@ -57,13 +73,19 @@ def issue_policy(
     target_error: float,
     confidence: float,
     model_version: str,
+    partial: bool = False,
 ) -> tuple[Policy, Certificate | None]:
-    """Certify on the sample and write the outcome down as a policy (not yet stored)."""
+    """Certify on the sample and write the outcome down as a policy (not yet stored).
+
+    Where answers may be `partial`, those that stop at an upper level are part of the event that is certified.
+    """
     if sample is None:
         sentence = "Nothing can be certified: there is no gold, no audited traffic and no held-out label."
         return Policy(None, target_error, confidence, 0.0, 0, "none", model_version, sentence=sentence), None
-    never = np.array([label == other for label in sample.answers.labels], bool)
-    certificate = certify(path, sample.answers.confidences, sample.wrong, target_error, confidence, never)
+    certificate, answered, wrong = certified(
+        path, sample, len(levels), other, target_error, confidence, partial
+    )
+    stages = _stages(sample, answered, wrong)
     thresholds = (
         None
         if certificate.thresholds is None
@@ -78,10 +100,41 @@ def issue_policy(
         against=sample.against,
         model_version=model_version,
         cross_fitted=sample.cross_fitted,
-        sentence=_sentence(certificate, sample),
-        certificate=_shortened(certificate),
+        sentence=_sentence(certificate, sample, stages),
+        partial_coverage=certificate.partial_coverage,
+        partial_thresholds=(
+            None
+            if certificate.partial_thresholds is None
+            else dict(zip(levels, certificate.partial_thresholds, strict=False))
+        ),
+        certificate=_shortened(certificate) | ({"two_stage": stages} if stages else {}),
     )
     return policy, certificate
+
+
+def certified(
+    path: ThresholdPath,
+    sample: CalibrationSample,
+    levels: int,
+    other: str | None,
+    target_error: float,
+    confidence: float,
+    partial: bool = False,
+) -> tuple[Certificate, NDArray[np.bool_], NDArray[np.bool_]]:
+    """What the sample proves, and bool [n] twice: rows answered at its thresholds, and those of them stated wrongly."""
+    answers, stopping = sample.answers, None
+    never = np.array([label == other for label in answers.labels], bool)
+    if partial and path.upper is not None and levels > 1:
+        wrong = sample.wrong_by_level(levels)
+        stopping = PartialAnswers(path, answers.scores, answers.depths, wrong, never)
+    certificate = certify(
+        path, answers.scores, sample.wrong, target_error, confidence, never, sample.two_stage, stopping
+    )
+    if stopping is None or certificate.thresholds is None:
+        answered = accepts(answers.scores, certificate.thresholds, never)
+        return certificate, answered, sample.wrong & answered
+    best = max(place for place, point in enumerate(certificate.curve) if point.certified)
+    return certificate, *stopping(best)
 
 
 def path_as_dict(path: ThresholdPath) -> dict[str, Any]:
@@ -90,6 +143,8 @@ def path_as_dict(path: ThresholdPath) -> dict[str, Any]:
         "coverages": path.coverages.tolist(),
         "thresholds": path.thresholds.tolist(),
         "starts": path.starts.tolist(),
+        "upper": None if path.upper is None else path.upper.tolist(),
+        "expected_errors": None if path.expected_errors is None else path.expected_errors.tolist(),
     }
 
 
@@ -99,11 +154,42 @@ def path_from_dict(values: Mapping[str, Any]) -> ThresholdPath:
         np.asarray(values["coverages"], np.float64),
         np.asarray(values["thresholds"], np.float64),
         np.asarray(values["starts"], np.int64),
+        *(
+            None if values.get(name) is None else np.asarray(values[name], np.float64)
+            for name in ("upper", "expected_errors")
+        ),
     )
 
 
-def _sentence(certificate: Certificate, sample: CalibrationSample) -> str:
+def _stages(
+    sample: CalibrationSample, answered: NDArray[np.bool_], wrong: NDArray[np.bool_]
+) -> dict[str, float]:
+    """What was judged of the answered items of a two-stage sample, and found wrong; empty for any other sample."""
+    how = sample.two_stage
+    if how is None:
+        return {}
+    differing_wrong, checked_wrong = how.errors(wrong)
+    return {
+        "differing": int((how.all_judged & answered).sum()),
+        "differing_wrong": differing_wrong,
+        "agreeing": int((~how.all_judged & answered).sum()),
+        "checked": int((how.drawn & answered).sum()),
+        "checked_wrong": checked_wrong,
+        "checked_share": how.share,
+    }
+
+
+def _sentence(certificate: Certificate, sample: CalibrationSample, stages: Mapping[str, float]) -> str:
     sentence = certificate.sentence
+    if stages and certificate.thresholds is not None:
+        sentence = sentence.replace(
+            f"{certificate.errors} of {certificate.accepted} accepted were wrong",
+            f"of {certificate.accepted} accepted, all {stages['differing']} on which the teacher differs and a random "
+            f"{stages['checked']} of the {stages['agreeing']} others were judged, {stages['differing_wrong']} and "
+            f"{stages['checked_wrong']} of them wrong",
+        )
+    elif stages:
+        sentence = sentence.replace("more adjudicated items", "more audited items, partly adjudicated,")
     if sample.against == "teacher":
         sentence = sentence.replace("accepted were wrong", "accepted differed from the teacher")
         sentence = sentence.replace(" errors with", " disagreement with")

@@ -1,11 +1,10 @@
-"""How good a student is on judged items, level by level, and where its bottleneck lies.
+"""How good a student is on judged items, level by level, and what it confuses.
 
 Knows probabilities and true leaves; never trains, never chooses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,30 +92,3 @@ def confused_pairs(
     pairs, counts = np.unique(np.stack([true[wrong], answered[wrong]], axis=1), axis=0, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:limit]
     return [(int(pairs[i, 0]), int(pairs[i, 1]), int(counts[i])) for i in order]
-
-
-def bottleneck(scores: Sequence[LevelScores]) -> str:
-    """One sentence on what to improve first, read off the deepest level and where errors begin.
-
-    A right label that is second or third means that the vectors hold it and the head (or the labels it learned
-    from) cannot tell it from its neighbours; one that is not among the first five is not in the vectors.
-    """
-    first, deepest = scores[0], scores[-1]
-    missed = 1 - deepest.top1
-    if missed < 0.02:
-        return f"No bottleneck: {deepest.top1:.1%} are right at {deepest.level}."
-    near, far = deepest.top3 - deepest.top1, 1 - deepest.top5
-    start = f"{deepest.top1:.1%} are right at {deepest.level}, {deepest.top3:.1%} among the first three"
-    if near >= far:
-        verdict = (
-            "the encoder sees what is needed, the head does not separate it: more or cleaner labels for the "
-            "confused pairs, or another head, come first"
-        )
-    else:
-        verdict = (
-            f"{far:.1%} are not even among the first five: a better encoder (or fine-tuning), or labels for what "
-            "training never saw, come first"
-        )
-    if len(scores) > 1 and 1 - first.top1 > missed / 2:
-        verdict += f"; most errors already begin at {first.level}"
-    return f"{start}: {verdict}."

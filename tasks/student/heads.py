@@ -17,6 +17,7 @@ from tasks.errors import InputError, TrainingError
 
 HEAD_FILE = "head.json"
 WEIGHTS_FILE = "head.safetensors"
+CHECKED_AT_ONCE = 32_768
 
 
 class Head(Protocol):
@@ -113,10 +114,11 @@ def _makers() -> dict[str, type[Head]]:
     from tasks.student.ensemble import EnsembleHead
     from tasks.student.finetuned import FinetunedHead
     from tasks.student.gbdt import GbdtHead
+    from tasks.student.lda import LdaHead
     from tasks.student.linear import LinearHead
     from tasks.student.mlp import MlpHead
 
-    return {head.kind: head for head in (LinearHead, MlpHead, EnsembleHead, GbdtHead, FinetunedHead)}
+    return {head.kind: head for head in (LinearHead, MlpHead, EnsembleHead, LdaHead, GbdtHead, FinetunedHead)}
 
 
 def check_rows(
@@ -145,7 +147,8 @@ def check_rows(
         raise TrainingError(f"vectors, labels and weights of shapes {shapes}", "pass [n, d], [n] and [n]")
     if not np.any(y >= 0):
         raise TrainingError("there is no labelled row", "label some items first")
-    broken = np.flatnonzero(~np.isfinite(X).all(axis=1))
+    blocks = (X[start : start + CHECKED_AT_ONCE] for start in range(0, len(X), CHECKED_AT_ONCE))
+    broken = np.flatnonzero(np.concatenate([~np.isfinite(block).all(axis=1) for block in blocks]))
     if len(broken):
         raise TrainingError(
             f"{len(broken)} of {len(X)} vectors hold NaN or infinity, the first at row {broken[0]}",

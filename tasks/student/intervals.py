@@ -61,32 +61,34 @@ def wilson(successes: int, trials: int, z: float = Z_95) -> tuple[float, float]:
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
-def trials_needed(error_rate: float, limit: float, allowance: float, at_most: int = 10_000_000) -> int | None:
-    """The fewest trials at which an observed `error_rate` would prove that the true rate is at most `limit`.
+def errors_allowed(trials: ArrayLike, limit: float, allowance: float) -> NDArray[np.float64]:
+    """The most errors at which `clopper_pearson_upper` is still at most `limit`; -1 where even none are too many.
 
     Args:
-        error_rate: the rate the trials are expected to show, in [0, 1].
+        trials: counts.
         limit: the rate to be proved, in (0, 1).
         allowance: one-sided error probability of the proof, in (0, 1).
-        at_most: beyond this the answer is None.
 
     Returns:
-        A count, or None where no number of trials up to `at_most` would do.
+        Whole numbers of the shape of `trials`.
     """
+    from scipy.special import bdtrik
 
-    def proves(trials: int) -> bool:
-        errors = np.ceil(error_rate * trials)
-        return bool(clopper_pearson_upper(errors, trials, allowance) <= limit)
+    n = np.asarray(trials, np.float64)
+    most = np.floor(np.nan_to_num(bdtrik(allowance, np.maximum(n, 1), limit), nan=-1.0))
+    # the inverse is rounded: it can be wrong by one, in either direction
+    candidates = np.clip(np.stack([most - 1, most, most + 1]), -1, n)
+    proves = share_of_outcomes_up_to(candidates, n, limit) <= allowance
+    return np.where(proves & (candidates < n), candidates, -1.0).max(axis=0)
 
-    if error_rate >= limit:
-        return None
-    high = 1
-    while not proves(high):
-        high *= 2
-        if high > at_most:
-            return None
-    low = high // 2
-    while high - low > 1:  # rounding errors up makes this a sawtooth; a tooth more or less does not matter
-        middle = (low + high) // 2
-        low, high = (low, middle) if proves(middle) else (middle, high)
-    return high
+
+def share_of_outcomes_up_to(errors: ArrayLike, trials: ArrayLike, rate: ArrayLike) -> NDArray[np.float64]:
+    """P(Binomial(trials, rate) <= errors): 0 below no errors, 1 from as many as there are trials on."""
+    from scipy.special import betaincc
+
+    k, n, p = np.broadcast_arrays(
+        np.asarray(errors, np.float64), np.asarray(trials, np.float64), np.asarray(rate, np.float64)
+    )
+    inside = (k >= 0) & (k < n)
+    found = betaincc(np.where(inside, k + 1, 1.0), np.where(inside, n - k, 1.0), p)
+    return np.where(inside, found, np.where(k < 0, 0.0, 1.0))

@@ -27,6 +27,14 @@ from tasks.student.heads import (
     tune_itself,
     write_head,
 )
+from tasks.student.logistic import minimise
+from tasks.student.many_rows import MANY_ROWS, SAMPLE_ROWS, drawn, fewer_folds, fill, temper, temperature_of
+
+Fitted = tuple[NDArray[np.float32], NDArray[np.int64]]
+"""Weights [d + 1, seen] and the leaves seen."""
+
+Found = dict[int, Fitted]
+"""By fold, what was fitted outside it."""
 
 STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """The grid of C, the inverse regularisation, in scikit-learn's meaning; walked from a start while the loss falls."""
@@ -35,8 +43,6 @@ USUAL_STRENGTH = 3.0
 """Where the walk starts when nothing better is known."""
 
 SEARCH_ALL_BELOW = 3000
-TOLERANCE = 1e-4
-MAX_ITERATIONS = 300
 
 
 class LinearHead:
@@ -55,6 +61,7 @@ class LinearHead:
         self.weights = np.zeros((0, 0), np.float32)  # [d + 1, seen]; the last row is the bias
         self.seen = np.zeros(0, np.int64)
         self.n_leaves = 0
+        self._near: Fitted | None = None  # where the fit on all of many rows starts
 
     def tune(
         self,
@@ -72,48 +79,39 @@ class LinearHead:
         rather than for being right. From `SEARCH_ALL_BELOW` rows up two of the folds are enough to choose.
         """
         check_rows(X, y, weight, n_leaves, unlabelled=True)
-        parts = splits(y, folds)
-        starts: dict[int, NDArray[np.float32]] = {}
-        searched = parts if len(y) < SEARCH_ALL_BELOW else parts[:2]
-        rows = np.concatenate([held_out[y[held_out] != UNLABELLED] for _, held_out in searched])
-
-        def loss_at(place: int) -> float:
-            judged = self._judge(X, y, weight, n_leaves, STRENGTHS[place], searched, starts)
-            return _loss_at_best_temperature(judged[rows], y[rows], None if weight is None else weight[rows])
-
+        folds = fewer_folds(folds)
+        found: Found = {}
         if self.strength is None:
-            self.strength = STRENGTHS[_walk(loss_at, _place_of(self.near or USUAL_STRENGTH))]
-        P = self._judge(X, y, weight, n_leaves, self.strength, parts, starts)
-        labelled = rows_that_judge(y, folds)
-        self.temperature = fit_temperature(
-            P[labelled], y[labelled], None if weight is None else weight[labelled]
-        )
-        return apply_temperature(P, self.temperature)
+            self.strength = self._choose(X, y, folds, weight, n_leaves, seed, found)
+        many = len(y) > SAMPLE_ROWS
+        P = _judge(X, y, folds, weight, n_leaves, self.strength, splits(y, folds), found, many)
+        self.temperature = temperature_of(P, y, weight, np.flatnonzero(rows_that_judge(y, folds)), seed)
+        self._near = _between(found) if len(y) >= MANY_ROWS else None
+        return temper(P, self.temperature)
 
-    @staticmethod
-    def _judge(
+    def _choose(
+        self,
         X: NDArray[np.float32],
         y: NDArray[np.integer],
+        folds: NDArray[np.integer],
         weight: NDArray[np.floating] | None,
         n_leaves: int,
-        strength: float,
-        parts: list[tuple[NDArray[np.intp], NDArray[np.intp]]],
-        starts: dict[int, NDArray[np.float32]],
-    ) -> NDArray[np.float32]:
-        def one_fold(fold: int) -> tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.float32]]:
-            train, held_out = parts[fold]
-            seen, dense = seen_leaves(y[train])
-            w = None if weight is None else weight[train]
-            weights = _minimise(X[train], dense, w, len(seen), strength, starts.get(fold))
-            return held_out, spread(_probabilities(X[held_out], weights), seen, n_leaves), weights
+        seed: int,
+        found: Found,
+    ) -> float:
+        if many := len(y) > SAMPLE_ROWS:
+            rows = drawn(np.flatnonzero(y != UNLABELLED), seed)
+            X, y, folds, weight = X[rows], y[rows], folds[rows], None if weight is None else weight[rows]
+        parts = splits(y, folds)
+        searched = parts if len(y) < SEARCH_ALL_BELOW else parts[:2]
+        judges = np.concatenate([held_out[y[held_out] != UNLABELLED] for _, held_out in searched])
+        truth, w = y[judges], None if weight is None else weight[judges]
 
-        P = unjudged_probabilities(len(y), n_leaves)
-        # Folds side by side with one BLAS thread each: two threads in one small product mostly wait for each
-        # other, and on a busy machine they cost several times what they save.
-        with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(len(parts), os.cpu_count() or 1)) as pool:
-            for fold, (held_out, judged, weights) in enumerate(pool.map(one_fold, range(len(parts)))):
-                P[held_out], starts[fold] = judged, weights
-        return P
+        def loss_at(place: int) -> float:
+            P = _judge(X, y, folds, weight, n_leaves, STRENGTHS[place], searched, found, many)[judges]
+            return log_loss(apply_temperature(P, fit_temperature(P, truth, w)), truth, w)
+
+        return STRENGTHS[_walk(loss_at, _place_of(self.near or USUAL_STRENGTH))]
 
     def fit(
         self,
@@ -129,9 +127,10 @@ class LinearHead:
         if self.strength is None and not tune_itself(self, X, y, weight, n_leaves=n_leaves, seed=seed):
             self.strength = 1.0
         self.seen, dense = seen_leaves(y)
-        self.n_leaves = n_leaves
+        self.n_leaves, strength, start = n_leaves, self.strength or 1.0, _start(self._near, self.seen)
+        rows, many = np.arange(len(y)), len(y) > SAMPLE_ROWS
         with threadpool_limits(1, "blas"):
-            self.weights = _minimise(X, dense, weight, len(self.seen), self.strength or 1.0, None)
+            self.weights = minimise(X, rows, dense, weight, len(self.seen), strength, start, many)
         return self
 
     def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -181,51 +180,52 @@ def _walk(loss_at: Callable[[int], float], start: int) -> int:
     return best
 
 
-def _loss_at_best_temperature(
-    P: NDArray[np.float32], y: NDArray[np.integer], weight: NDArray[np.floating] | None
-) -> float:
-    return log_loss(apply_temperature(P, fit_temperature(P, y, weight)), y, weight)
+def _judge(
+    X: NDArray[np.float32],
+    y: NDArray[np.integer],
+    folds: NDArray[np.integer],
+    weight: NDArray[np.floating] | None,
+    n_leaves: int,
+    strength: float,
+    parts: list[tuple[NDArray[np.intp], NDArray[np.intp]]],
+    found: Found,
+    many: bool,
+) -> NDArray[np.float32]:
+    """Each held-out row judged by weights fitted outside its fold, which are kept as the next ones' start."""
+    P = unjudged_probabilities(len(y), n_leaves)
+
+    def one_fold(part: tuple[NDArray[np.intp], NDArray[np.intp]]) -> None:
+        train, held_out = part
+        fold, (seen, dense) = int(folds[held_out[0]]), seen_leaves(y[train])
+        w = None if weight is None else weight[train]
+        weights = minimise(X, train, dense, w, len(seen), strength, _start(found.get(fold), seen), many)
+        found[fold] = weights, seen
+        fill(P, held_out, X, lambda x: spread(_probabilities(x, weights), seen, n_leaves))
+
+    # Folds side by side with one BLAS thread each: two threads in one small product mostly wait for each other, and
+    # on a busy machine they cost several times what they save. Of many rows each fold fills the machine by itself.
+    at_once = 1 if many else min(len(parts), os.cpu_count() or 1)
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(at_once) as pool:
+        list(pool.map(one_fold, parts))
+    return P
+
+
+def _start(known: Fitted | None, seen: NDArray[np.int64]) -> NDArray[np.float32] | None:
+    """Weights that were fitted for other rows, put in the order of these rows' leaves."""
+    if known is None or np.array_equal(known[1], seen):
+        return None if known is None else known[0]
+    start = np.zeros((len(known[0]), len(seen)), np.float32)
+    _, there, here = np.intersect1d(known[1], seen, assume_unique=True, return_indices=True)
+    start[:, here] = known[0][:, there]
+    return start
+
+
+def _between(found: Found) -> Fitted:
+    """The mean of what the folds gave: what all rows give is near."""
+    seen = np.unique(np.concatenate([leaves for _, leaves in found.values()]))
+    starts = [_start(fitted, seen) for fitted in found.values()]
+    return np.mean([start for start in starts if start is not None], axis=0, dtype=np.float32), seen
 
 
 def _probabilities(X: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.floating]:
     return softmax(X.astype(np.float32, copy=False) @ weights[:-1] + weights[-1])
-
-
-def _minimise(
-    X: NDArray[np.float32],
-    y: NDArray[np.int64],
-    weight: NDArray[np.floating] | None,
-    n_seen: int,
-    strength: float,
-    start: NDArray[np.float32] | None,
-) -> NDArray[np.float32]:
-    """Limited-memory BFGS over float32 products; the loss is divided by the total weight, which moves no minimum."""
-    from scipy.optimize import minimize
-
-    rows, X = np.arange(len(y)), np.ascontiguousarray(X, np.float32)
-    w = np.ones(len(y), np.float32) if weight is None else weight.astype(np.float32)
-    total = float(w.sum(dtype=np.float64))
-    w = w / np.float32(total)
-    shape = (X.shape[1] + 1, n_seen)
-
-    def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        W = flat.reshape(shape).astype(np.float32)
-        P = softmax(X @ W[:-1] + W[-1])
-        loss = -float(w @ np.log(np.maximum(P[rows, y], np.float32(1e-30))))
-        P[rows, y] -= 1
-        P *= w[:, None]
-        gradient = np.empty(shape, np.float64)
-        gradient[:-1] = X.T @ P + W[:-1] / np.float32(strength * total)
-        gradient[-1] = P.sum(axis=0)
-        penalty = float(np.square(W[:-1], dtype=np.float64).sum()) / (2 * strength * total)
-        return loss + penalty, gradient.ravel()
-
-    first = np.zeros(shape) if start is None else start.astype(np.float64)
-    found = minimize(
-        objective,
-        first.ravel(),
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": MAX_ITERATIONS, "gtol": TOLERANCE / max(1, n_seen), "ftol": 1e-6, "maxcor": 10},
-    )
-    return found.x.reshape(shape).astype(np.float32)

@@ -6,6 +6,7 @@ Trained with torch; what it predicts is two matrix products in numpy, so that se
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -24,12 +25,25 @@ from tasks.student.heads import (
     tune_itself,
     write_head,
 )
+from tasks.student.many_rows import (
+    MANY_ROWS,
+    SAMPLE_ROWS,
+    blocks,
+    drawn,
+    fewer_folds,
+    fill,
+    temper,
+    temperature_of,
+)
 from tasks.student.threads import threads_for
 
 WIDTH = 256
 SMOOTHING = 0.05
 MAX_EPOCHS = 40
 PATIENCE = 4
+PATIENCE_OF_MANY = 1
+"""Of `MANY_ROWS` an epoch is hundreds of steps and minutes: the first one that does not help ends the training."""
+
 LEARNING_RATE = 2e-3
 VARIANTS = ((0.2, 0.05), (0.5, 0.5))
 """(dropout, weight decay) tried on the first fold, light and heavy; the better one goes on to the others."""
@@ -79,16 +93,17 @@ class MlpHead:
         seed: int,
     ) -> NDArray[np.float32]:
         check_rows(X, y, weight, n_leaves, unlabelled=True)
+        folds = fewer_folds(folds)
         parts = splits(y, folds)
+        runs: list[tuple[list[Weights], list[float]]] = []
         if self.epochs is None:
-            trials = [
-                (self._watch(X, y, weight, parts[0], *variant, seed=seed), variant) for variant in VARIANTS
-            ]
-            (first, losses), (self.dropout, self.decay) = min(trials, key=lambda trial: min(trial[0][1]))
-        else:
-            first, losses = self._watch(X, y, weight, parts[0], self.dropout, self.decay, seed=seed)
-        runs = [(first, losses)]
-        for part in parts[1:]:
+            train, held_out = parts[0]
+            sampled = len(train) > SAMPLE_ROWS
+            part = (drawn(train, seed), held_out)
+            trials = [(self._watch(X, y, weight, part, *variant, seed=seed), variant) for variant in VARIANTS]
+            first, (self.dropout, self.decay) = min(trials, key=lambda trial: min(trial[0][1]))
+            runs = [] if sampled else [first]
+        for part in parts[len(runs) :]:
             runs.append(self._watch(X, y, weight, part, self.dropout, self.decay, seed=seed))
         if self.epochs is None:
             shortest = min(len(losses) for _, losses in runs)
@@ -99,12 +114,10 @@ class MlpHead:
             self.epochs = int(pooled.argmin()) + 1
         P = unjudged_probabilities(len(y), n_leaves)
         for (train, held_out), (snapshots, _) in zip(parts, runs, strict=True):
-            P[held_out] = spread(
-                _forward(X[held_out], snapshots[self.epochs - 1]), np.unique(y[train]), n_leaves
-            )
-        rows = rows_that_judge(y, folds)
-        self.temperature = fit_temperature(P[rows], y[rows], None if weight is None else weight[rows])
-        return apply_temperature(P, self.temperature)
+            weights, seen = snapshots[self.epochs - 1], np.unique(y[train])
+            fill(P, held_out, X, partial(_judged, weights=weights, seen=seen, n_leaves=n_leaves))
+        self.temperature = temperature_of(P, y, weight, np.flatnonzero(rows_that_judge(y, folds)), seed)
+        return temper(P, self.temperature)
 
     def fit(
         self,
@@ -121,8 +134,9 @@ class MlpHead:
             self.epochs = 1
         self.n_leaves, (self.seen, dense) = n_leaves, seen_leaves(y)
         with threads_for(len(y)):
-            for weights in _epochs(
-                X, dense, weight, len(self.seen), self.dropout, self.decay, self.epochs or 1, seed
+            rows, epochs = np.arange(len(y)), self.epochs or 1
+            for weights in epochs_over(
+                X, rows, dense, weight, len(self.seen), self.dropout, self.decay, epochs, seed
             ):
                 self.weights = weights
         return self
@@ -174,20 +188,22 @@ class MlpHead:
         Losses are taken at their best temperature: label smoothing makes every epoch underconfident.
         """
         train, held_out = part
-        judged = held_out[y[held_out] != UNLABELLED]
+        judged = drawn(held_out[y[held_out] != UNLABELLED], seed)
         seen, dense = seen_leaves(y[train])
         w, limit = None if weight is None else weight[train], self.epochs or MAX_EPOCHS
+        patience = PATIENCE_OF_MANY if len(y) >= MANY_ROWS else PATIENCE
         snapshots: list[Weights] = []
         losses: list[float] = []
-        for weights in _epochs(X[train], dense, w, len(seen), dropout, decay, limit, seed):
+        for weights in epochs_over(X, train, dense, w, len(seen), dropout, decay, limit, seed):
             snapshots.append(weights)
             if not len(judged):
                 losses.append(0.0)
                 continue
-            P = spread(_forward(X[judged], weights), seen, int(y.max()) + 1)
+            several = [_judged(X[block], weights, seen, int(y.max()) + 1) for block in blocks(judged)]
+            P = np.concatenate(several)
             wj = None if weight is None else weight[judged] + 1e-9
             losses.append(log_loss(apply_temperature(P, fit_temperature(P, y[judged], wj)), y[judged], wj))
-            if self.epochs is None and len(losses) - 1 - int(np.argmin(losses)) >= PATIENCE:
+            if self.epochs is None and len(losses) - 1 - int(np.argmin(losses)) >= patience:
                 break
         return snapshots, losses
 
@@ -200,8 +216,15 @@ def _forward(X: NDArray[np.float32], weights: Weights) -> NDArray[np.floating]:
     return softmax(hidden @ weights["out"] + weights["out_bias"])
 
 
-def _epochs(
+def _judged(
+    X: NDArray[np.float32], weights: Weights, seen: NDArray[np.int64], n_leaves: int
+) -> NDArray[np.float32]:
+    return spread(_forward(X, weights), seen, n_leaves)
+
+
+def epochs_over(
     X: NDArray[np.float32],
+    rows: NDArray[np.intp],
     y: NDArray[np.int64],
     weight: NDArray[np.floating] | None,
     n_seen: int,
@@ -210,35 +233,43 @@ def _epochs(
     epochs: int,
     seed: int,
 ) -> Iterator[Weights]:
-    """Yield the weights after each epoch of AdamW; deterministic in the seed, whatever torch's global one is."""
+    """Yield the weights after each epoch of AdamW over those rows of X, in batches that are gathered one by one.
+
+    Deterministic in the seed, whatever torch's global one is. The gradient of the two products is written out, and
+    dropout comes from random bytes (a unit stays for one of at least 256 x dropout, rounded): torch's own dropout alone
+    took a sixth of an epoch.
+    """
     import torch
-    from torch import nn
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = nn.Sequential(
-            nn.Linear(X.shape[1], WIDTH), nn.ReLU(), nn.Dropout(dropout), nn.Linear(WIDTH, n_seen)
-        )
-    generator = torch.Generator().manual_seed(seed)
+        hidden, out = torch.nn.Linear(X.shape[1], WIDTH), torch.nn.Linear(WIDTH, n_seen)
+    w1, b1, w2, b2 = parameters = [*hidden.parameters(), *out.parameters()]
+    generator, byte_source = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
     batch = int(np.clip(len(y) // 16, 16, 1024))
-    data = torch.from_numpy(X * np.float32(np.sqrt(X.shape[1])))
-    target = torch.from_numpy(y)
+    target, places, dropped = torch.from_numpy(y), torch.arange(batch), round(256 * dropout)
+    scale, kept_scale = float(np.sqrt(X.shape[1])), 256 / (256 - dropped)
     w = torch.ones(len(y)) if weight is None else torch.from_numpy(weight.astype(np.float32))
     w = w / w.mean()
-    optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=decay)
-    loss_of = nn.CrossEntropyLoss(reduction="none", label_smoothing=SMOOTHING)
-    for epoch in range(epochs):
-        net.train()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed + 1 + epoch)  # dropout draws from the global generator
+    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=decay, fused=True)
+    for _ in range(epochs):
+        with torch.no_grad():
             for chosen in torch.randperm(len(y), generator=generator).split(batch):
-                optimizer.zero_grad()
-                loss = (w[chosen] * loss_of(net(data[chosen]), target[chosen])).mean()
-                loss.backward()
+                x = torch.from_numpy(X[rows[chosen.numpy()]].astype(np.float32, copy=False))
+                units = torch.addmm(b1, x, (w1 * scale).T).relu_()
+                drawn_bytes = np.frombuffer(byte_source.bytes(units.numel()), np.uint8).reshape(units.shape)
+                units.mul_(torch.from_numpy((drawn_bytes >= dropped).astype(np.float32))).mul_(kept_scale)
+                # of weight x cross-entropy against labels smoothed: P less the labels
+                slope = torch.addmm(b2, units, w2.T).softmax(dim=1).sub_(SMOOTHING / n_seen)
+                slope[places[: len(chosen)], target[chosen]] -= 1 - SMOOTHING
+                slope.mul_((w[chosen] / len(chosen))[:, None])
+                through = (slope @ w2).mul_(units.sign()).mul_(kept_scale)
+                w1.grad, b1.grad = (through.T @ x).mul_(scale), through.sum(dim=0)
+                w2.grad, b2.grad = slope.T @ units, slope.sum(dim=0)
                 optimizer.step()
         yield {
-            "hidden": net[0].weight.detach().numpy().T.copy(),
-            "hidden_bias": net[0].bias.detach().numpy().copy(),
-            "out": net[3].weight.detach().numpy().T.copy(),
-            "out_bias": net[3].bias.detach().numpy().copy(),
+            "hidden": w1.detach().numpy().T.copy(),
+            "hidden_bias": b1.detach().numpy().copy(),
+            "out": w2.detach().numpy().T.copy(),
+            "out_bias": b2.detach().numpy().copy(),
         }

@@ -5,7 +5,7 @@ Knows vectors and pixels; what difference is too large to be written is said her
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from tasks.errors import ConfigError
 from tasks.records import Record
 from tasks.student.ensemble import EnsembleHead
-from tasks.student.levels import decode
 from tasks.student.neighbours import K, nearest
 from tasks.student.onnx_graph import width_of
-from tasks.student.package import Student
+from tasks.student.package import Student, decode_answers
 from tasks.student.thresholds import accepts
 
 TOLERANCE = 1e-5
@@ -84,6 +83,11 @@ class OnnxStudent:
         )
         return P, leaf, confidences
 
+    def scores(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
+        """What thresholds are laid on, float32 [n, levels]."""
+        [scores] = self._session.run(["scores"], {self._input: inputs})
+        return np.asarray(scores, np.float32)
+
 
 def needs(*packages: str) -> None:
     """Nothing, where the packages are installed.
@@ -139,19 +143,21 @@ def difference(
     wanted: tuple[float, ...] | None,
 ) -> Difference:
     """What a graph says about the clear rows of what is asked, against the student's own probabilities."""
-    P, leaf, confidences = graph.run(asked[clear])
-    decoded, taxonomy = decode(own[clear], student.levels), student.taxonomy
+    P, leaf, _ = graph.run(asked[clear])
+    taxonomy = student.taxonomy
+    said = decode_answers(own[clear], taxonomy, student.levels)
+    said = replace(said, familiarity=student.familiarity(asked[clear], said.leaf))
     apart = np.abs(P - own[clear]).max(axis=1, initial=0)
     never = np.array([label == taxonomy.other for label in taxonomy.leaves], bool)
-    decided = accepts(decoded.confidences, wanted, never[decoded.leaf])
-    same = accepts(confidences, wanted, never[leaf]) == decided
+    decided = accepts(said.scores, wanted, never[said.leaf])
+    same = accepts(graph.scores(asked[clear]), wanted, never[leaf]) == decided
     if not len(apart):
         return Difference(0, 0.0, 0.0, 1.0, None, int((~clear).sum()))
     return Difference(
         rows=len(apart),
         largest=float(apart.max()),
         mean=float(apart.mean()),
-        same_answer=float((leaf == decoded.leaf).mean()),
+        same_answer=float((leaf == said.leaf).mean()),
         same_decision=None if wanted is None else float(same.mean()),
         left_out=int((~clear).sum()),
     )
@@ -160,7 +166,11 @@ def difference(
 def tolerance(student: Student) -> float:
     """How far apart probabilities may be that rounding alone drives apart."""
     head = student.head
-    inner = head.linear.temperature if isinstance(head, EnsembleHead) else 1.0
+    inner = (
+        min(getattr(one, "temperature", 1.0) for one in head.heads.values())
+        if isinstance(head, EnsembleHead)
+        else 1.0
+    )
     allowed = IMAGE_TOLERANCE if student.reads_images else TOLERANCE
     for temperature in (student.temperature, head.temperature, inner):
         allowed *= max(1.0, 1 / temperature)

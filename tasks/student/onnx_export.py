@@ -184,9 +184,18 @@ def _labels(
         ],
         "other": taxonomy.other,
         "thresholds": None if wanted is None else list(wanted),
+        "partial_thresholds": about.get("partial_thresholds"),
         "promise": {
             name: about[name]
-            for name in ("id", "target_error", "confidence", "certified_coverage", "against", "sentence")
+            for name in (
+                "id",
+                "target_error",
+                "confidence",
+                "certified_coverage",
+                "partial_coverage",
+                "against",
+                "sentence",
+            )
             if name in about
         },
         "reads": reads,

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import TrainingError
-from tasks.student.ensemble import EnsembleHead
+from tasks.student import neighbours
+from tasks.student.ensemble import NEIGHBOURS, EnsembleHead
+from tasks.student.familiarity import NOWHERE, SHARPNESS, Prototypes
 from tasks.student.levels import Levels
 from tasks.student.linear import LinearHead
 from tasks.student.mlp import MlpHead
-from tasks.student.neighbours import SHARPNESS, K
-from tasks.student.package import Student
+from tasks.student.package import SUREST, Student
 from tasks.student.scoring import TEMPERATURES
 from tasks.student.timm_student import MEAN, STD
 
@@ -71,7 +72,7 @@ def student_graph(student: Student) -> tuple[Any, list[str]]:
     """The graph and the names of those nodes whose weights int8 may hold.
 
     Its input is `vectors` float32 [n, d], or `pixels` uint8 [n, 3, side, side] for a student that reads images; its
-    outputs are `probabilities` float32 [n, leaves], `leaf` int64 [n] and `confidences` float32 [n, levels].
+    outputs are `probabilities` float32 [n, leaves], `leaf` int64 [n], `confidences` and `scores` float32 [n, levels].
 
     Raises:
         TrainingError: a part of the student has no form in ONNX, with its name.
@@ -88,10 +89,12 @@ def student_graph(student: Student) -> tuple[Any, list[str]]:
         given = helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["n", width_of(head)])
         P = _probabilities(graph, head, [student.temperature])
     _answers(graph, P, student.levels)
+    _scores(graph, student.prototypes)
     columns = {"probabilities": (TensorProto.FLOAT, ["n", student.levels.n_leaves])}
     columns |= {
         "leaf": (TensorProto.INT64, ["n"]),
         "confidences": (TensorProto.FLOAT, ["n", len(student.levels.names)]),
+        "scores": (TensorProto.FLOAT, ["n", len(student.levels.names)]),
     }
     body = helper.make_graph(
         graph.nodes,
@@ -135,23 +138,23 @@ def _probabilities(graph: Graph, head: Any, last_first: list[float]) -> str:
         return _softmax(graph, scores, head.seen, head.n_leaves, [*last_first, head.temperature])
     if not isinstance(head, EnsembleHead):
         raise _not_exportable(head)
-    if not head.share:
+    if not head.share and not head.others:
         return _probabilities(graph, head.linear, [*last_first, head.temperature])
     bytes_of_rows = head.reference.size * 4
-    if bytes_of_rows > LARGEST_BYTES:
+    if head.share and bytes_of_rows > LARGEST_BYTES:
         raise TrainingError(
             f"the ensemble keeps {len(head.reference)} neighbours of {head.reference.shape[1]} dimensions, more than "
             "one ONNX file can hold",
             "export a version whose student is `linear` or `mlp`",
         )
-    straight = _probabilities(graph, head.linear, [])
-    voted = _votes(graph, head)
-    share = np.float32(head.share)
-    mixed = graph.add(
-        "Add",
-        graph.add("Mul", straight, graph.constant(np.float32(1 - head.share))),
-        graph.add("Mul", voted, graph.constant(share)),
-    )
+    shares = head.shares or {}
+    said = {name: _probabilities(graph, member, []) for name, member in head.heads.items()}
+    if head.share:
+        said[NEIGHBOURS] = _votes(graph, head)
+    weighted = [graph.add("Mul", P, graph.constant(np.float32(shares[name]))) for name, P in said.items()]
+    mixed = weighted[0]
+    for further in weighted[1:]:
+        mixed = graph.add("Add", mixed, further)
     for temperature in (head.temperature, *reversed(last_first)):
         mixed = _tempered(graph, mixed, temperature)
     return mixed
@@ -169,13 +172,13 @@ def _mlp_scores(graph: Graph, head: MlpHead) -> str:
 
 def _votes(graph: Graph, head: EnsembleHead) -> str:
     """What `neighbours.votes` says. Similarities stay in float32: a vote is exponential in them."""
-    n_leaves, k = head.linear.n_leaves, min(K, len(head.reference))
+    n_leaves, k = head.linear.n_leaves, min(neighbours.K, len(head.reference))
     similarity = graph.add("MatMul", "vectors", graph.constant(head.reference.T.astype(np.float32)))
     top, index = graph.add_many(
         "TopK", similarity, graph.constant(np.array([k], np.int64)), outputs=(None, None), axis=1
     )
     best = graph.add("ReduceMax", top, graph.constant(np.array([1], np.int64)), keepdims=1)
-    behind = graph.add("Mul", graph.add("Sub", top, best), graph.constant(np.float32(SHARPNESS)))
+    behind = graph.add("Mul", graph.add("Sub", top, best), graph.constant(np.float32(neighbours.SHARPNESS)))
     strength = graph.add("Exp", behind)
     if head.weight is not None:
         weight = graph.constant((head.weight + 1e-12).astype(np.float32))
@@ -246,6 +249,27 @@ def _answers(graph: Graph, P: str, levels: Levels) -> None:
     graph.add("Squeeze", leaf, axis, output="leaf")
 
 
+def _scores(graph: Graph, prototypes: Prototypes | None) -> None:
+    """What `Answers.scores` says: the confidences, their odds multiplied by the familiarity."""
+    if prototypes is None:
+        graph.add("Identity", "confidences", output="scores")
+        return
+    axis, one = graph.constant(np.array([1], np.int64)), graph.constant(np.float32(1))
+    lengths = graph.add("ReduceL2", "vectors", axis, keepdims=1)
+    lengths = graph.add("Max", lengths, graph.constant(np.float32(1e-12)))
+    cosines = graph.add("Div", graph.add("MatMul", "vectors", graph.constant(prototypes.vectors.T)), lengths)
+    leaves = np.repeat(np.arange(len(prototypes.first) - 1), np.diff(prototypes.first))
+    own = graph.add("Equal", graph.constant(leaves[None, :]), graph.add("Unsqueeze", "leaf", axis))
+    among = graph.add("Where", own, cosines, graph.constant(np.float32(1 - NOWHERE)))
+    distance = graph.add("Sub", one, graph.add("ReduceMax", among, axis, keepdims=1))
+    distance = graph.add("Clip", distance, graph.constant(np.float32(0)), graph.constant(np.float32(NOWHERE)))
+    beyond = graph.add("Sub", graph.add("Div", distance, graph.constant(np.float32(prototypes.typical))), one)
+    familiarity = graph.add("Exp", graph.add("Mul", beyond, graph.constant(np.float32(-SHARPNESS))))
+    sure = graph.add("Min", "confidences", graph.constant(SUREST))
+    against = graph.add("Div", graph.add("Sub", one, sure), graph.add("Mul", sure, familiarity))
+    graph.add("Div", one, graph.add("Add", one, against), output="scores")
+
+
 def _in_order(places: NDArray[np.int64]) -> bool:
     return np.array_equal(places, np.arange(len(places)))
 
@@ -290,8 +314,8 @@ def _image_scores(graph: Graph, student: Any) -> str:
                 (example,),
                 written,
                 input_names=["pixels"],
-                output_names=["scores"],
-                dynamic_axes={"pixels": {0: "n"}, "scores": {0: "n"}},
+                output_names=["logits"],
+                dynamic_axes={"pixels": {0: "n"}, "logits": {0: "n"}},
                 opset_version=OPSET,
                 dynamo=False,
             )
@@ -307,7 +331,7 @@ def _image_scores(graph: Graph, student: Any) -> str:
     graph.nodes.extend(traced.node)
     graph.constants.extend(traced.initializer)
     graph.products.extend(node.name for node in traced.node if node.op_type in ("Conv", "MatMul", "Gemm"))
-    return "scores"
+    return "logits"
 
 
 def _not_exportable(head: Any) -> TrainingError:

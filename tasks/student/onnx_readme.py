@@ -16,10 +16,10 @@ with open("labels.json", encoding="utf-8") as file:
     labels = json.load(file)
 session = onnxruntime.InferenceSession("head.onnx", providers=["CPUExecutionProvider"])
 {inputs}
-leaf, confidences = session.run(["leaf", "confidences"], {{"{name}": {name}}})
+leaf, confidences, scores = session.run(["leaf", "confidences", "scores"], {{"{name}": {name}}})
 names = np.array(labels["leaves"])[leaf]
 thresholds = np.array(labels["thresholds"] or [2.0] * len(labels["levels"]))  # none certified: none answered
-answered = (confidences >= thresholds).all(axis=1) & (names != (labels["other"] or ""))
+answered = (scores >= thresholds).all(axis=1) & (names != (labels["other"] or ""))
 for name, sure, confidence in zip(names, answered, confidences[:, -1]):
     print(name if sure else "ask the teacher", f"{{confidence:.4f}}", sep="\\t")
 """
@@ -34,10 +34,12 @@ PAGE = """\
 | `probabilities` | float32 [n, leaves] | calibrated; in the order of `leaves` in `labels.json` |
 | `leaf` | int64 [n] | the answer: the best label at the first level, then the best below it |
 | `confidences` | float32 [n, levels] | of the answer at each level, never rising with depth |
+| `scores` | float32 [n, levels] | the same, lower for items unlike those the student learned from |
 
-An item is answered where every level's confidence reaches its threshold (`thresholds`, one a level; `null`: nothing is
+An item is answered where every level's score reaches its threshold (`thresholds`, one a level; `null`: nothing is
 certified, so nothing is answered) and the answer is not `other`; everything else goes to the teacher. `promise` says
-what that promises. {reading}
+what that promises. Where `partial_thresholds` is no null, an item that is not answered in full is answered down to the
+deepest level whose score reaches the threshold of that name. {reading}
 
 ```python
 {program}```

@@ -19,14 +19,21 @@ from numpy.typing import NDArray
 from tasks.embedding.encoders import EncoderSettings
 from tasks.errors import InputError
 from tasks.student.calibration import apply_temperature
+from tasks.student.familiarity import Prototypes
 from tasks.student.finetuned import FinetunedHead
 from tasks.student.heads import load_head
 from tasks.student.levels import Levels, decode
 from tasks.student.scoring import Scorer, scorer_of
-from tasks.taxonomy import Taxonomy
+from tasks.taxonomy import SEPARATOR, Taxonomy
 
 STUDENT_FILE = "student.json"
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)
+"""Students of format 1 keep no prototypes; a program of that time would read ours without, and answer too much."""
+
+SUREST = np.float32(1 - 2**-24)
+"""Single precision tells no confidence above this from certainty, which nothing could lower."""
+
 ROWS_AT_ONCE = 4096
 
 
@@ -43,17 +50,44 @@ class Answers:
     Attributes:
         labels: the leaf path of each item.
         leaf: int32 [n], its place among the taxonomy's leaves.
-        confidences: float32 [n, levels] in [0, 1], never rising with depth.
+        confidences: float32 [n, levels] in [0, 1], never rising with depth: calibrated probabilities on familiar items.
+        familiarity: float32 [n], above 0; see `Prototypes.familiarity`. None of a student without prototypes.
     """
 
     labels: list[str]
     leaf: NDArray[np.int32]
     confidences: NDArray[np.float32]
+    familiarity: NDArray[np.float32] | None = None
 
     @property
     def confidence(self) -> NDArray[np.float32]:
         """float32 [n], the confidence of the deepest level."""
         return self.confidences[:, -1]
+
+    @cached_property
+    def scores(self) -> NDArray[np.float32]:
+        """float32 [n, levels] in [0, 1], never rising with depth: what a policy's thresholds are laid on.
+
+        The confidences, their odds multiplied by the familiarity; without one the confidences as they are.
+        """
+        if self.familiarity is None:
+            return self.confidences
+        sure = np.minimum(self.confidences, SUREST)
+        # in this order of steps rounding, too, never lets a deeper level score more
+        with np.errstate(divide="ignore", over="ignore"):
+            against = (1 - sure) / (sure * self.familiarity[:, None])
+        return (1 / (1 + against)).astype(np.float32, copy=False)
+
+    @property
+    def depths(self) -> NDArray[np.int64]:
+        """int64 [n], how many names each answer's path has."""
+        return np.array([label.count(SEPARATOR) + 1 for label in self.labels], np.int64)
+
+    def take(self, rows: NDArray[np.intp]) -> Answers:
+        """The answers to those items, int [k], in that order."""
+        familiarity = None if self.familiarity is None else self.familiarity[rows]
+        labels = [self.labels[row] for row in rows.tolist()]
+        return Answers(labels, self.leaf[rows], self.confidences[rows], familiarity)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +101,7 @@ class Student:
     encoder: EncoderSettings
     temperature: float = 1.0
     about: Mapping[str, Any] = field(default_factory=dict)
+    prototypes: Prototypes | None = None
 
     @property
     def reads_images(self) -> bool:
@@ -87,7 +122,15 @@ class Student:
     def answers(self, inputs: NDArray[np.float32] | Sequence[bytes]) -> Answers:
         """The student's path and per-level confidence for each item; what is held beyond them does not grow with n."""
         leaf, confidences = self.score(inputs)
-        return Answers(self._paths[leaf].tolist(), leaf, confidences)
+        return Answers(self._paths[leaf].tolist(), leaf, confidences, self.familiarity(inputs, leaf))
+
+    def familiarity(
+        self, inputs: NDArray[np.float32] | Sequence[bytes], leaf: NDArray[np.integer]
+    ) -> NDArray[np.float32] | None:
+        """float32 [n], of vectors [n, d] answered with those leaves; None without prototypes."""
+        if self.prototypes is None or not isinstance(inputs, np.ndarray):
+            return None
+        return self.prototypes.familiarity(inputs, leaf)
 
     def score(
         self, inputs: NDArray[np.float32] | Sequence[bytes]
@@ -130,9 +173,12 @@ class Student:
                 "other": self.taxonomy.other,
             },
             "about": dict(self.about),
+            "prototypes": self.prototypes is not None,
         }
         (folder / STUDENT_FILE).write_text(json.dumps(body, indent=1, ensure_ascii=False), encoding="utf-8")
         self.head.save(folder)
+        if self.prototypes is not None:
+            self.prototypes.save(folder)
 
 
 def decode_answers(P: NDArray[np.float32], taxonomy: Taxonomy, levels: Levels) -> Answers:
@@ -156,9 +202,11 @@ def load_student(folder: Path) -> Student:
         raise InputError(
             file, f"no readable student ({error})", "Retrain, or roll back to another version."
         ) from error
-    if body.get("format") != FORMAT:
+    if body.get("format") not in READABLE:
         raise InputError(
-            file, f"is of format {body.get('format')}, this version reads {FORMAT}", "Upgrade or retrain."
+            file,
+            f"is of format {body.get('format')}, this version reads up to {FORMAT}",
+            "Upgrade or retrain.",
         )
     tree = body["taxonomy"]
     taxonomy = Taxonomy(tuple(tree["levels"]), tuple(tree["leaves"]), tree["about"], tree["other"])
@@ -179,4 +227,5 @@ def load_student(folder: Path) -> Student:
         encoder,
         body["temperature"],
         body["about"],
+        Prototypes.load(folder) if body.get("prototypes") else None,
     )

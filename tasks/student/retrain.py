@@ -6,7 +6,7 @@ Takes arrays and frames, gives a `Trained`; reading, logging and registering are
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,14 @@ from tasks.embedding.encoders import EncoderSettings
 from tasks.student.before_after import LevelEffect, effect_by_level
 from tasks.student.calibration import apply_temperature, fit_temperature
 from tasks.student.certifying import CalibrationSample, path_as_dict
-from tasks.student.evaluation import LevelScores, bottleneck, evaluate
+from tasks.student.evaluation import LevelScores, evaluate
+from tasks.student.familiarity import fit_prototypes
 from tasks.student.finetuned import FinetunedStudent
 from tasks.student.finetuning import Finetuning
-from tasks.student.levels import Levels
+from tasks.student.levels import decode
 from tasks.student.package import Answers, Student, decode_answers, levels_of
-from tasks.student.thresholds import ThresholdPath, fix_path
+from tasks.student.partial import upper_thresholds
+from tasks.student.thresholds import STARTS, ThresholdPath, fix_path
 from tasks.student.training import OWN_INPUTS, Candidate, ImageTraining, Rows, train_candidates
 from tasks.taxonomy import Taxonomy
 
@@ -44,10 +46,8 @@ class Judged:
     def sample(self, against: str, rows: NDArray[np.bool_]) -> CalibrationSample:
         """Those rows as a sample to certify on."""
         picked = np.flatnonzero(rows)
-        answers = Answers(
-            [self.answers.labels[i] for i in picked], self.answers.leaf[rows], self.answers.confidences[rows]
-        )
-        return CalibrationSample(against, answers, self.frame["label"].gather(picked).to_list())
+        truth = self.frame["label"].gather(picked).to_list()
+        return CalibrationSample(against, self.answers.take(picked), truth)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ class Trained:
         judged_on: what those rows are: `gold`, or `heldout` labels where there is no gold.
         gold: the student on gold; None without gold.
         held_out: the student's out-of-fold answers on its training rows, against the raw labels.
-        bottleneck: one sentence.
+        answered: int32 [rows] the leaf that each of them answers there.
         cleaning: by level, accuracy before and after cleaning on gold; empty where nothing was cleaned or no gold is.
     """
 
@@ -73,7 +73,7 @@ class Trained:
     judged_on: str
     gold: Judged | None
     held_out: CalibrationSample
-    bottleneck: str
+    answered: Mapping[str, NDArray[np.int32]]
     notes: list[str] = field(default_factory=list)
     cleaning: tuple[LevelEffect, ...] = ()
 
@@ -92,10 +92,12 @@ def retrain(
     gold: pl.DataFrame,
     gold_inputs: tuple[NDArray[np.float32], Sequence[bytes] | Sequence[str] | None],
     seed: int = 0,
-    starts: int = 4,
+    starts: int = STARTS,
     images: ImageTraining | None = None,
     near: float | None = None,
     finetuning: Finetuning | None = None,
+    prototypes: int = 0,
+    ensemble_with: Sequence[str] = (),
 ) -> Trained:
     """Train, choose, calibrate, evaluate.
 
@@ -116,12 +118,17 @@ def retrain(
         images: settings of the image candidate.
         near: where a linear head starts to look for its regularisation.
         finetuning: settings of the candidate that trains the encoder further.
+        prototypes: kept of each label, so that unfamiliar items score less; 0 keeps none. A student that reads the
+            items themselves keeps none.
+        ensemble_with: what the ensemble averages beside linear head and neighbours.
 
     Raises:
         TrainingError: the rows cannot be learned from.
     """
     levels, n_leaves = levels_of(taxonomy), len(taxonomy.leaves)
-    candidates, winner = train_candidates(names, rows, n_leaves, seed, images, near, finetuning)
+    candidates, winner = train_candidates(
+        names, rows, n_leaves, seed, images, near, finetuning, ensemble_with
+    )
     best = next(candidate for candidate in candidates if candidate.name == winner)
     truth = np.array([taxonomy.leaf_index[label] for label in gold["label"].to_list()], np.int64)
     roles = gold["role"].to_numpy() if gold.height else np.zeros(0, str)
@@ -143,16 +150,21 @@ def retrain(
     if judged.any():
         judged_on = "gold"
         scores = {name: evaluate(P[judged], truth[judged], levels) for name, P in calibrated.items()}
+        answered = {name: decode(P[judged], levels).leaf for name, P in calibrated.items()}
     else:
         judged_on = "heldout"
         scores = {c.name: evaluate(c.out_of_fold[raw], rows.raw_labels[raw], levels) for c in candidates}
+        answered = {c.name: decode(c.out_of_fold[raw], levels).leaf for c in candidates}
     real = ~rows.written
     changed = bool((rows.labels != rows.raw_labels)[real].any()) or rows.repeated > 0
     cleaning: tuple[LevelEffect, ...] = ()
     if judged.any() and changed and winner not in OWN_INPUTS:
-        [uncleaned], _ = train_candidates([winner], rows.settled(), n_leaves, seed, near=near)
+        [uncleaned], _ = train_candidates(
+            [winner], rows.settled(), n_leaves, seed, near=near, ensemble_with=ensemble_with
+        )
         P = apply_temperature(on_gold(uncleaned), temperature)
         scores["raw labels"] = evaluate(P[judged], truth[judged], levels)
+        answered["raw labels"] = decode(P[judged], levels).leaf
         cleaning = effect_by_level(P[judged], calibrated[winner][judged], truth[judged], levels, seed)
         candidates = [
             *candidates,
@@ -161,35 +173,53 @@ def retrain(
             ),
         ]
 
-    oof_answers = decode_answers(out_of_fold[real], taxonomy, levels)
-    never = np.array([label == taxonomy.other for label in oof_answers.labels], bool)
-    path = fix_path(oof_answers.confidences, never, starts=starts)
-    held_answers = decode_answers(out_of_fold[raw], taxonomy, levels)
+    said, kept = decode_answers(out_of_fold, taxonomy, levels), None
+    if prototypes and winner not in OWN_INPUTS:
+        kept, familiarity = fit_prototypes(
+            rows.vectors,
+            rows.labels,
+            rows.folds,
+            said.leaf,
+            n_leaves=n_leaves,
+            per_label=prototypes,
+            seed=seed,
+        )
+        said = replace(said, familiarity=familiarity)
+    path = _path(said.take(np.flatnonzero(real)), taxonomy.other, starts)
     held_truth = [taxonomy.leaves[leaf] for leaf in rows.raw_labels[raw].tolist()]
     head = best.model
     if isinstance(head, FinetunedStudent):  # serves as an encoder of its own and a head
         encoder, head = head.encoder, head.head
-    student = Student(taxonomy, head, winner, modality, encoder, temperature, {"path": path_as_dict(path)})
+    about = {"path": path_as_dict(path)}
+    student = Student(taxonomy, head, winner, modality, encoder, temperature, about, kept)
     return Trained(
         student=student,
         path=path,
         candidates=candidates,
         scores=scores,
         judged_on=judged_on,
-        gold=_judge(gold, calibrated[winner], taxonomy, levels) if gold.height else None,
-        held_out=CalibrationSample("teacher", held_answers, held_truth, cross_fitted=True),
-        bottleneck=bottleneck(scores[winner]),
+        gold=_judge(gold, calibrated[winner], student, gold_inputs[0]) if gold.height else None,
+        held_out=CalibrationSample("teacher", said.take(np.flatnonzero(raw)), held_truth, cross_fitted=True),
+        answered=answered,
         cleaning=cleaning,
     )
 
 
-def _judge(frame: pl.DataFrame, P: NDArray[np.float32], taxonomy: Taxonomy, levels: Levels) -> Judged:
-    return Judged(frame, P, decode_answers(P, taxonomy, levels))
+def _path(said: Answers, other: str | None, starts: int) -> ThresholdPath:
+    """What is tested later, from the answers out of fold."""
+    never = np.array([label == other for label in said.labels], bool)
+    path = fix_path(said.scores, never, starts=starts, mistaken=1 - said.confidences[:, -1])
+    return replace(path, upper=upper_thresholds(path, said.scores, said.confidences, said.depths, never))
+
+
+def _judge(frame: pl.DataFrame, P: NDArray[np.float32], student: Student, inputs: Any) -> Judged:
+    answers = decode_answers(P, student.taxonomy, student.levels)
+    return Judged(frame, P, replace(answers, familiarity=student.familiarity(inputs, answers.leaf)))
 
 
 def judge_with(student: Student, frame: pl.DataFrame, inputs: Any) -> Judged:
     """What a student says about judged items (key, label, role)."""
-    return _judge(frame, student.probabilities(inputs), student.taxonomy, student.levels)
+    return _judge(frame, student.probabilities(inputs), student, inputs)
 
 
 def flat_metrics(scores: Sequence[LevelScores], judged_on: str) -> dict[str, float]:

@@ -115,7 +115,7 @@ def scorer_of(head: Any, temperature: float, levels: Levels) -> Scorer | None:
         return apply_temperature(head.predict_proba(X), temperature)
 
     last_first, inner = [temperature], head
-    if isinstance(inner, EnsembleHead) and not inner.share:
+    if isinstance(inner, EnsembleHead) and not inner.share and not inner.others:
         last_first.append(inner.temperature)
         inner = inner.linear
     if not isinstance(inner, LinearHead | MlpHead):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import TrainingError
-from tasks.student.calibration import log_loss
+from tasks.student.calibration import log_loss_of
 
 
 def out_of_fold_losses(
@@ -35,7 +35,8 @@ def out_of_fold_losses(
         raise TrainingError("there is no candidate to choose from", "name one under student.candidates")
     if not judged.any():
         raise TrainingError("there is no labelled row to judge the candidates by", "label some items first")
-    return {name: log_loss(P[judged], y[judged]) for name, P in candidates.items()}
+    by = np.flatnonzero(judged)
+    return {name: log_loss_of(P[by, y[by]]) for name, P in candidates.items()}
 
 
 def choose(

@@ -8,122 +8,72 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.project import Project
-from tasks.records import Cleaned, Policy, Retrained, Snapshot, hash_of
-from tasks.sources import read_gold
-from tasks.store import Store, open_store
-from tasks.store.items import read_contents
-from tasks.store.labels import effective_labels
+from tasks.records import Adjudicated, Cleaned, Policy, Retrained, Snapshot, hash_of
+from tasks.sources import read_gold, read_gold_rows
+from tasks.store import open_store
+from tasks.store.moved import lost_labels, today_or_then
 from tasks.store.policies import append_policy, policy_in_force
-from tasks.store.traffic import audits
-from tasks.synthetic import SYNTHETIC
-
-if TYPE_CHECKING:
-    from tasks.student.snapshot import TrainingRows
-
-FOLD_SEED = 0
 
 
 @task(name="freeze snapshot", cache_policy=NO_CACHE)
 def take_snapshot(project: Project) -> Snapshot:
     """Afterwards the rows that training may use lie under the project's root, named by their content."""
     from tasks.student.snapshot import write_snapshot
+    from tasks.student.training_view import training_view
 
     store = open_store(project.database_url, project.project)
     gold = read_gold(project)
     rows = training_view(project, store, gold)
-    return write_snapshot(rows, gold.height, project.taxonomy.version, project.root)
-
-
-def training_view(project: Project, store: Store, gold: pl.DataFrame) -> TrainingRows:
-    """What a student may learn from, as the database now stands."""
-    from tasks.store.answers import candidates
-    from tasks.student.snapshot import training_rows, weighted
-
-    known = list(project.taxonomy.leaves)
-    settled = effective_labels(store)
-    disputed = candidates(store, settled).with_columns(
-        pl.col("candidates").list.eval(pl.element().filter(pl.element().is_in(known)))
-    )
-    labels = weighted(
-        settled.filter(pl.col("label").is_in(known)), disputed.filter(pl.col("candidates").list.len() > 0)
-    )
-    held_back = audits(store, project.routing.audit_window_days, misses_only=True).select("key")
-    share = project.labeling.synthesis.most_share
-    return training_rows(labels, read_contents(store), gold, held_back, project.task.modality, share)
+    snapshot = write_snapshot(rows, gold.height, project.taxonomy.version, project.root)
+    return replace(snapshot, lost=lost_labels(store, project.taxonomy))
 
 
 @task(name="train and register", cache_policy=NO_CACHE)
 def train_and_register(project: Project, cleaned: Cleaned, run_id: int) -> Retrained:
     """Afterwards a calibrated challenger with its policy stands in the registry, its run in MLflow."""
     from tasks.cleaning.overview import cleaning_tables
-    from tasks.embedding.vectors import encoder_settings, vectors_of
+    from tasks.embedding.vectors import encoder_settings
+    from tasks.promotion.evaluation_tables import evaluation_tables
     from tasks.promotion.exporting import attach_onnx
     from tasks.promotion.tracking import candidate_runs, parent_run, registry_of, retrain_facts, tables
     from tasks.student.certifying import first_large_enough, issue_policy
-    from tasks.student.crossfit import fold_of
+    from tasks.student.evaluation_report import evaluation_report
     from tasks.student.finetuning import Finetuning
+    from tasks.student.held_out import write_held_out
     from tasks.student.judged import with_roles
     from tasks.student.onnx_comparison import needs
     from tasks.student.retrain import flat_metrics, retrain
-    from tasks.student.shared_rows import shared
-    from tasks.student.snapshot import DISPUTED
-    from tasks.student.synthetic import folds_beside
-    from tasks.student.training import ImageTraining, Rows
+    from tasks.student.samples import samples
+    from tasks.student.teacher_on_gold import teacher_metrics, teacher_on_gold
+    from tasks.student.training import ImageTraining
+    from tasks.student.training_inputs import training_inputs
 
-    store, taxonomy, modality = (
-        open_store(project.database_url, project.project),
-        project.taxonomy,
-        project.task.modality,
-    )
+    store, taxonomy = open_store(project.database_url, project.project), project.taxonomy
     if project.student.onnx:
         needs("onnx", "onnxruntime")  # told before hours are spent on training
     registry = registry_of(project)
     encoder = encoder_settings(project.encoder)
-    rows = pl.read_parquet(cleaned.snapshot.path)
-    learned = rows.select("key").join(
-        pl.read_parquet(cleaned.path), on="key", how="left", maintain_order="left"
-    )
-    contents = rows.select("key").join(read_contents(store), on="key", how="left", maintain_order="left")
-    gold = with_roles(read_gold(project))
-    needs_images = "timm" in project.student.candidates
-    needs_texts = "finetuned" in project.student.candidates and modality == "text"
-    contents_of_gold = _images(gold) if needs_images else gold["text"].to_list() if needs_texts else None
-    unsettled = rows["source"].is_in([DISPUTED, SYNTHETIC]).to_numpy()
-    vectors, leaves = (
-        vectors_of(encoder, project.cache_root, contents, modality),
-        _indices(project, rows["label"]),
-    )
-    folds = fold_of(rows["group"].to_list(), project.student.folds, FOLD_SEED)
-    training = Rows(
-        vectors=vectors,
-        labels=_indices(project, learned["label"]),
-        raw_labels=np.where(unsettled, -1, leaves),
-        weight=rows["weight"].to_numpy().astype(np.float32),
-        folds=folds_beside(vectors, leaves, folds, (rows["source"] == SYNTHETIC).to_numpy()),
-        images=_images(contents) if needs_images else None,
-        texts=contents["text"].to_list() if needs_texts else None,
-    )
-    if "share" in learned.columns:
-        other = [-1 if label is None else taxonomy.leaf_index[label] for label in learned["rest"].to_list()]
-        training = shared(training, learned["share"].to_numpy(), np.array(other, np.int64))
+    read = read_gold_rows(project)
+    gold = with_roles(read.frame)
+    inputs = training_inputs(project, store, cleaned, gold)
     trained = retrain(
-        training,
+        inputs.training,
         project.student.candidates,
         taxonomy,
         encoder,
-        modality,
+        project.task.modality,
         gold,
-        (vectors_of(encoder, project.cache_root, gold, modality), contents_of_gold),
+        (inputs.gold_vectors, inputs.gold_contents),
         starts=project.routing.starts,
         near=cleaned.strength,
+        ensemble_with=project.student.ensemble_with,
+        prototypes=project.student.prototypes,
         finetuning=Finetuning(encoder, registry.encoders_home, **project.student.finetune.model_dump()),
         images=ImageTraining(
             project.student.timm_model,
@@ -132,8 +82,7 @@ def train_and_register(project: Project, cleaned: Cleaned, run_id: int) -> Retra
             project.student.image_size,
         ),
     )
-    samples = _samples(project, store, trained.student, trained.gold)
-    sample = first_large_enough([*samples, trained.held_out])
+    sample = first_large_enough([*samples(project, store, trained.student, trained.gold), trained.held_out])
     policy, certificate = issue_policy(
         trained.path,
         sample,
@@ -142,10 +91,19 @@ def train_and_register(project: Project, cleaned: Cleaned, run_id: int) -> Retra
         project.routing.target_error,
         project.routing.confidence,
         "",
+        project.routing.partial,
     )
     student = replace(trained.student, about={**trained.student.about, "policy": policy.as_dict()})
+    said = teacher_on_gold(store, taxonomy, gold)
+    report = evaluation_report(
+        trained,
+        inputs.training,
+        said,
+        read.slices,
+        cleaned.noise_estimate or None,
+        float(cleaned.levels[taxonomy.levels[-1]]["share"]),
+    )
     metrics = flat_metrics(trained.winner_scores, trained.judged_on)
-    teacher = _teacher_metrics(store, project, gold)
     record = Retrained(
         run_id="",
         model_version="",
@@ -153,23 +111,24 @@ def train_and_register(project: Project, cleaned: Cleaned, run_id: int) -> Retra
         metrics=metrics,
         policy=policy,
         snapshot=cleaned.snapshot,
-        bottleneck=trained.bottleneck,
+        bottleneck=report.limit.sentence,
         candidates={name: flat_metrics(scores, trained.judged_on) for name, scores in trained.scores.items()},
-        teacher=teacher,
+        teacher=teacher_metrics(said, taxonomy, gold),
         before_cleaning=(
             flat_metrics(trained.scores["raw labels"], trained.judged_on)
             if "raw labels" in trained.scores
             else metrics
         ),
     )
-    facts = retrain_facts(trained, sample, certificate, cleaned)
+    facts = retrain_facts(trained, report, sample, certificate, cleaned)
     facts["cleaning_effect"] = [asdict(effect) for effect in trained.cleaning]
+    version = registry.next_version()
     mlflow_run = registry.log_retrain(
-        parent_run(project, trained, policy, certificate, sample, record, cleaned),
-        candidate_runs(trained, record),
+        parent_run(project, trained, report, policy, certificate, sample, record, cleaned, version),
+        candidate_runs(trained, record, report, version),
         project.root.joinpath(cleaned.snapshot.path),
         cleaned.snapshot.fingerprint,
-        tables(trained) | cleaning_tables(cleaned, trained.cleaning),
+        tables(trained) | evaluation_tables(trained, report) | cleaning_tables(cleaned, trained.cleaning),
         facts | record.as_dict(),
     )
     version = registry.register(
@@ -182,11 +141,15 @@ def train_and_register(project: Project, cleaned: Cleaned, run_id: int) -> Retra
     policy = append_policy(store, replace(policy, model_version=version), run_id)
     record = replace(record, run_id=mlflow_run, model_version=version, policy=policy)
     if project.student.onnx:
-        attach_onnx(registry, record, student, training.images if student.reads_images else vectors)
+        attach_onnx(
+            registry,
+            record,
+            student,
+            inputs.training.images if student.reads_images else inputs.training.vectors,
+        )
     place = project.root / "retrains" / f"{version}.json"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    settled = rows.filter(pl.Series(~unsettled)).select("key")
-    _write_held_out(place.with_suffix(".heldout.parquet"), settled, trained.held_out, policy)
+    settled = inputs.frame.filter(pl.Series(inputs.settled)).select("key")
+    write_held_out(place.with_suffix(".heldout.parquet"), settled, trained.held_out, policy)
     beside = place.with_suffix(".tmp")
     trained_with = {"record": record.as_dict(), "trained_with": _training_settings(project)}
     beside.write_text(json.dumps(facts | trained_with), encoding="utf-8")
@@ -213,21 +176,28 @@ def _training_settings(project: Project) -> str:
     return "".join(section.model_dump_json() for section in sections) + judged
 
 
-def _write_held_out(file: Path, keys: pl.DataFrame, sample: Any, policy: Policy) -> None:
-    """Keep what the student said out of fold about each settled row: without gold the gate compares by it."""
-    from tasks.routing.cascade import cleared
+@task(name="ask the adjudicator", cache_policy=NO_CACHE)
+def adjudicate_audits(project: Project, run_id: int) -> Adjudicated:
+    """Afterwards the adjudicator has decided what champion and challenger still lack; what waits is written down."""
+    from tasks.labeling.adjudication_queue import keep_plans
+    from tasks.monitoring.progress import console_progress
+    from tasks.promotion.tracking import registry_of
+    from tasks.student.adjudicating_audits import adjudicate
+    from tasks.student.judged import with_roles
+    from tasks.student.samples import audited_sample, terms_of
 
-    levels = list(policy.thresholds or {})
-    covered = cleared(sample.answers, levels, policy.thresholds, None)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_suffix(".tmp")
-    keys.with_columns(
-        pl.Series("label", list(sample.truth), pl.String),
-        pl.Series("answered", sample.answers.labels, pl.String),
-        pl.Series("covered", covered, pl.Boolean),
-        pl.Series("confidence", sample.answers.confidence, pl.Float32),
-    ).write_parquet(beside)
-    beside.rename(file)
+    registry, store = registry_of(project), open_store(project.database_url, project.project)
+    versions = [registry.alias(name) for name in ("champion", "challenger")]
+    calibrated_on = with_roles(read_gold(project)).filter(pl.col("role") == "temperature").select("key")
+    done = Adjudicated()
+    for version in [version for version in dict.fromkeys(versions) if version is not None]:
+        student = registry.load(version)
+        audited = audited_sample(project, store, student, calibrated_on)
+        if audited is not None:
+            terms, progress = terms_of(project, student), console_progress("adjudicating")
+            done = done.then(adjudicate(project, store, version, audited, terms, run_id, progress))
+    keep_plans(project.root, done.versions.keys())
+    return done
 
 
 @task(name="recalibrate the champion", cache_policy=NO_CACHE)
@@ -236,30 +206,38 @@ def recalibrate_champion(project: Project, run_id: int) -> Policy | None:
 
     A policy that would say the same as the one in force is not written again.
     """
-    from tasks.embedding.vectors import vectors_of
+    return _recalibrated(project, "champion", run_id)
+
+
+@task(name="recalibrate the challenger", cache_policy=NO_CACHE)
+def recalibrate_challenger(project: Project, run_id: int) -> Policy | None:
+    """Afterwards a challenger whose audits are adjudicated by now has a policy that rests on them."""
+    return _recalibrated(project, "challenger", run_id, only_against="adjudicated")
+
+
+def _recalibrated(
+    project: Project, alias: str, run_id: int, only_against: str | None = None
+) -> Policy | None:
     from tasks.promotion.tracking import registry_of
     from tasks.student.certifying import ENOUGH_ROWS, first_large_enough, issue_policy, path_from_dict
     from tasks.student.judged import with_roles
-    from tasks.student.retrain import judge_with
+    from tasks.student.samples import judge_today, samples
 
     registry, store = registry_of(project), open_store(project.database_url, project.project)
-    version = registry.alias("champion")
+    version = registry.alias(alias)
     if version is None:
         return None
     student, in_force = registry.load(version), policy_in_force(store, version)
-    known = student.taxonomy.leaf_index
-    gold = with_roles(read_gold(project)).filter(pl.col("label").is_in(list(known)))
-    inputs = (
-        _images(gold)
-        if student.reads_images
-        else vectors_of(student.encoder, project.cache_root, gold, student.modality)
-    )
-    judged = judge_with(student, gold, inputs) if gold.height else None
-    sample = first_large_enough(_samples(project, store, student, judged))
+    known = today_or_then(student.taxonomy.leaves, project.taxonomy)
+    gold = with_roles(read_gold(project)).filter(pl.col("label").is_in(known))
+    judged = judge_today(project, student, gold, gold) if gold.height else None
+    sample = first_large_enough(samples(project, store, student, judged))
     if sample is None or (
         in_force is not None and len(sample.truth) < min(ENOUGH_ROWS, in_force.calibration_items)
     ):
         return in_force  # what is in force rests on more than the few rows there are
+    if only_against is not None and sample.against != only_against:
+        return in_force
     policy, _ = issue_policy(
         path_from_dict(student.about["path"]),
         sample,
@@ -268,6 +246,7 @@ def recalibrate_champion(project: Project, run_id: int) -> Policy | None:
         project.routing.target_error,
         project.routing.confidence,
         version,
+        project.routing.partial,
     )
     if in_force is not None and _written(replace(in_force, id=None)) == _written(policy):
         return in_force
@@ -277,59 +256,3 @@ def recalibrate_champion(project: Project, run_id: int) -> Policy | None:
 def _written(policy: Policy) -> str:
     """A policy as the database keeps it: there a tuple is a list."""
     return json.dumps(policy.as_dict(), sort_keys=True)
-
-
-def _samples(project: Project, store: Store, student: Any, gold: Any) -> list[Any]:
-    """The samples that may certify, the most trustworthy first: adjudicated audits, gold, audits by the teacher."""
-    from tasks.embedding.vectors import vectors_of
-    from tasks.student.judged import judged_audits
-    from tasks.student.retrain import judge_with
-
-    watched = audits(store, project.routing.audit_window_days, misses_only=True)
-    rows = judged_audits(watched, effective_labels(store)).filter(pl.col("role") == "calibration")
-    if gold is not None:
-        fitted = gold.frame.filter(pl.col("role") == "temperature")
-        rows = rows.join(fitted.select("key"), on="key", how="anti", maintain_order="left")
-    found = []
-    if rows.height:
-        contents = rows.join(read_contents(store), on="key", how="left", maintain_order="left")
-        inputs = (
-            _images(contents)
-            if student.reads_images
-            else vectors_of(student.encoder, project.cache_root, contents, student.modality)
-        )
-        audited = judge_with(student, rows, inputs)
-        # Only differences are usually adjudicated; a sample of those alone would not be one of the traffic.
-        against = "adjudicated" if (rows["against"] == "adjudicated").all() else "teacher"
-        found.append(audited.sample(against, np.ones(rows.height, bool)))
-    samples = [sample for sample in found if sample.against == "adjudicated"]
-    if gold is not None:
-        samples.append(gold.sample("gold", gold.role("calibration")))
-    return samples + [sample for sample in found if sample.against == "teacher"]
-
-
-def _indices(project: Project, labels: pl.Series) -> Any:
-    return np.array([project.taxonomy.leaf_index[label] for label in labels.to_list()], np.int64)
-
-
-def _images(items: pl.DataFrame) -> Any:
-    from tasks.store.items import content_of
-
-    return content_of(items, "image")
-
-
-def _teacher_metrics(store: Store, project: Project, gold: pl.DataFrame) -> dict[str, float]:
-    """The teacher's own first-pass accuracy by level on the evaluation half of gold, where it was asked."""
-    from tasks.store.answers import first_pass_labels
-    from tasks.taxonomy import truncate
-
-    said = first_pass_labels(store, gold).rename({"label": "said"})
-    both = gold.filter(pl.col("role") == "evaluation").join(said, on="key", how="inner")
-    if not both.height:
-        return {}
-    pairs = list(zip(both["label"].to_list(), both["said"].to_list(), strict=True))
-    return {"rows": float(both.height)} | {
-        f"gold.{level}.top1": sum(truncate(true, depth) == truncate(given, depth) for true, given in pairs)
-        / len(pairs)
-        for depth, level in enumerate(project.taxonomy.levels, start=1)
-    }

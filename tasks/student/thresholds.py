@@ -6,13 +6,16 @@ caller's to decide and to record.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import TrainingError
-from tasks.student.intervals import clopper_pearson_upper, trials_needed
+from tasks.student.intervals import clopper_pearson_upper
+from tasks.student.starting_points import likeliest, rows_needed
+from tasks.student.weighted_bounds import TwoStage
 
 GRID = tuple(float(q) for q in np.round(np.arange(0.02, 1.0001, 0.01), 2))
 """Aimed coverages, strict to loose. A fine grid costs nothing: fixed-sequence testing pays for starts, not steps."""
@@ -20,7 +23,8 @@ GRID = tuple(float(q) for q in np.round(np.arange(0.02, 1.0001, 0.01), 2))
 UPPER_QUANTILE = 0.01
 """An upper level refuses at most about this share of what the deepest level would have accepted."""
 
-STARTS = 4
+STARTS = 1
+"""Starts beyond the likeliest one insure against confidences that mislead, and cost coverage where they do not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +35,26 @@ class ThresholdPath:
         coverages: float64 [m], the share each point was aimed at in training, strict to loose.
         thresholds: float64 [m, levels], non-increasing down each column, so that what one point accepts every later
             one accepts too.
-        starts: int [k], indices into the points, increasing; each brings an equal part of the allowance.
+        starts: int [k], indices into the points, increasing; each brings an equal part of the allowance. The first is
+            moved to the likeliest point where `expected_errors` are known.
+        upper: float64 [m, levels - 1], from which on an answer may stop there, see `partial.upper_thresholds`; None
+            where no such thresholds were laid.
+        expected_errors: float64 [m], the error among the accepted as the confidences in training have it; None of a
+            path of before that was kept.
     """
 
     coverages: NDArray[np.float64]
     thresholds: NDArray[np.float64]
     starts: NDArray[np.int64]
+    upper: NDArray[np.float64] | None = None
+    expected_errors: NDArray[np.float64] | None = None
+
+    def starts_for(self, items: int) -> NDArray[np.int64]:
+        """Where testing starts on a sample of so many items: int [up to k], increasing; nothing in it is looked at."""
+        if self.expected_errors is None:
+            return self.starts
+        first = likeliest(self.coverages, self.expected_errors, items)
+        return np.unique([first, *self.starts[1:]])
 
 
 @dataclass(frozen=True)
@@ -48,11 +66,12 @@ class OperatingPoint:
         thresholds: one a level.
         coverage: share of the calibration sample accepted.
         accepted: how many that is.
-        errors: how many of them were wrong.
+        errors: how many of them were wrong; of a two-stage sample the weighted estimate, rounded.
         bound: upper confidence bound on the error among the accepted, at `allowance`.
         allowance: error probability the bound may spend: what its turn in the sequence brought, or one start's
             part where the sequence did not reach it (then the bound is for display only).
         certified: whether the sequence reached the point and the bound kept the target.
+        partial: how many of the accepted are answered at upper levels only.
     """
 
     q: float
@@ -63,6 +82,7 @@ class OperatingPoint:
     bound: float
     allowance: float
     certified: bool
+    partial: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,7 +91,7 @@ class Certificate:
 
     Attributes:
         thresholds: one a level; None where nothing can be certified.
-        certified_coverage: share of the calibration sample accepted at them; 0 where there are none.
+        certified_coverage: share of the calibration sample accepted in full at them; 0 where there are none.
         accepted: calibration items accepted.
         errors: of them, wrong.
         upper_bound: upper bound on the error among the accepted; 1 where nothing is certified.
@@ -81,6 +101,8 @@ class Certificate:
         more_rows_needed: an estimate of how many more judged rows would certify something; 0 where something is
             certified, None where more rows would not help.
         curve: every point, strict to loose.
+        partial_coverage: share of the calibration sample accepted at upper levels only.
+        partial_thresholds: one a level but the last, from which on an answer may stop there; None where none may.
     """
 
     thresholds: tuple[float, ...] | None
@@ -93,14 +115,19 @@ class Certificate:
     confidence: float
     more_rows_needed: int | None
     curve: tuple[OperatingPoint, ...]
+    partial_coverage: float = 0.0
+    partial_thresholds: tuple[float, ...] | None = None
 
     @property
     def sentence(self) -> str:
         """The result in plain words."""
         promise = f"at most {self.target_error:.1%} errors with {self.confidence:.0%} confidence"
         if self.thresholds is not None:
+            stopping = (
+                f" and {self.partial_coverage:.1%} down to an upper level" if self.partial_thresholds else ""
+            )
             return (
-                f"The student may answer {self.certified_coverage:.1%} of the items: {self.errors} of "
+                f"The student may answer {self.certified_coverage:.1%} of the items{stopping}: {self.errors} of "
                 f"{self.accepted} accepted were wrong, which proves {promise}."
             )
         if self.more_rows_needed is None:
@@ -119,6 +146,7 @@ def fix_path(
     never: NDArray[np.bool_] | None = None,
     *,
     starts: int = STARTS,
+    mistaken: NDArray[np.floating] | None = None,
     grid: tuple[float, ...] = GRID,
 ) -> ThresholdPath:
     """Lay the path from out-of-fold confidences of the training rows; no calibration item may be among them.
@@ -130,14 +158,19 @@ def fix_path(
     Args:
         confidences: [n, levels], the decoded answer's confidence at each level, first level first.
         never: [n], rows that are never accepted whatever their confidence (those predicted "other").
-        starts: number of starting points k, at least 1, spread evenly over the coverages.
+        starts: number of starting points k, at least 1, spread evenly over the coverages; the first goes where a test
+            is likeliest to pass, by the errors that are expected.
+        mistaken: [n], the probability of each row's answer to be wrong, by the student itself; None takes what its
+            deepest confidence lacks to 1.
         grid: aimed coverages in (0, 1], increasing.
 
     Raises:
         TrainingError: no acceptable row, a confidence that is not a number, fewer than one start.
     """
-    eligible = confidences if never is None else confidences[~never]
-    eligible = np.asarray(eligible, np.float64)
+    mistaken = 1 - confidences[:, -1] if mistaken is None else mistaken
+    if never is not None:
+        confidences, mistaken = confidences[~never], mistaken[~never]
+    eligible = np.asarray(confidences, np.float64)
     if not len(eligible) or not np.isfinite(eligible).all() or not 1 <= starts <= len(grid):
         raise TrainingError(
             f"no threshold path from {len(eligible)} acceptable rows and {starts} starts",
@@ -152,9 +185,12 @@ def fix_path(
         thresholds[point, -1] = leaf
         thresholds[point, :-1] = np.quantile(inside, UPPER_QUANTILE, axis=0, method="lower")
     thresholds[-1] = np.where(grid[-1] >= 1.0, 0.0, thresholds[-1])
-    aimed = np.asarray(grid, np.float64)
-    first = np.searchsorted(aimed, (np.arange(starts) + 1) / (starts + 1))
-    return ThresholdPath(aimed, np.minimum.accumulate(thresholds, axis=0), np.unique(first))
+    aimed, thresholds = np.asarray(grid, np.float64), np.minimum.accumulate(thresholds, axis=0)
+    spread = np.searchsorted(aimed, (np.arange(starts) + 1) / (starts + 1))
+    order = np.argsort(-eligible[:, -1], kind="stable")
+    running = np.cumsum(np.asarray(mistaken, np.float64)[order]) / np.arange(1, len(order) + 1)
+    reached = np.searchsorted(-eligible[order, -1], -thresholds[:, -1], side="right")
+    return ThresholdPath(aimed, thresholds, np.unique(spread), expected_errors=running[reached - 1])
 
 
 def accepts(
@@ -187,6 +223,8 @@ def certify(
     target_error: float,
     confidence: float = 0.95,
     never: NDArray[np.bool_] | None = None,
+    two_stage: TwoStage | None = None,
+    stopping: Callable[[int], tuple[NDArray[np.bool_], NDArray[np.bool_]]] | None = None,
 ) -> Certificate:
     """Find the loosest point of the path whose error can be proved on the calibration sample.
 
@@ -194,9 +232,10 @@ def certify(
     items: Geifman & El-Yaniv, "Selective Classification for Deep Neural Networks", NeurIPS 2017; Angelopoulos et
     al., "Learn then Test", 2021. Every start brings (1 - confidence) / k; a point that passes hands what it was
     tested at to the next one, one that fails loses it (the fallback procedure: Wiens, Pharmaceutical Statistics 2,
-    2003; Wiens & Dmitrienko, J. Biopharm. Stat. 15, 2005). So the chance of certifying any point whose true error
-    is above the target is at most 1 - confidence, and a chain that runs from the first start through all of them
-    tests the last points at the whole allowance.
+    2003; Wiens & Dmitrienko, J. Biopharm. Stat. 15, 2005). The first start is chosen for the size of the sample and
+    for what the confidences in training promise, before anything in the sample is looked at. So the chance of
+    certifying any point whose true error is above the target is at most 1 - confidence, and a chain that runs from the
+    first start through all of them tests the last points at the whole allowance.
 
     Args:
         path: fixed before this sample was looked at.
@@ -205,6 +244,10 @@ def certify(
         target_error: in (0, 1).
         confidence: in (0, 1).
         never: [n], items that are never accepted.
+        two_stage: how the rows came to be judged, where not all of them were; then each point is tested by
+            `two_stage_p_value`, and what is wrong among rows that were not judged by design is not looked at.
+        stopping: where answers may stop at an upper level: of a point, by its place, bool [n] which rows are answered
+            at all and bool [n] which of them state something wrong.
 
     Raises:
         TrainingError: target or confidence outside (0, 1), or another number of levels than the path has.
@@ -220,50 +263,81 @@ def certify(
             f"{path.thresholds.shape[1]} levels",
             "lay the path and certify with the same student",
         )
+    items = len(wrong) if two_stage is None else two_stage.worth
+    starts = path.starts_for(items)
     share = (1 - confidence) / len(path.starts)
+    outcomes: list[tuple[int, int, NDArray[np.bool_]]] = []
+    for point, row in enumerate(path.thresholds):
+        taken, mistaken = accepts(confidences, row, never), wrong
+        in_full = int(taken.sum())
+        if stopping is not None:
+            taken, mistaken = stopping(point)
+        outcomes.append((int(taken.sum()), in_full, mistaken & taken))
+    if two_stage is None:  # all bounds that a turn could ask for in one call
+        counts = np.array([(accepted, mistaken.sum()) for accepted, _, mistaken in outcomes])
+        bounds = clopper_pearson_upper(counts[:, 1:], counts[:, :1], share * np.arange(1, len(starts) + 1))
     curve: list[OperatingPoint] = []
-    budget = 0.0
-    for point, (q, row) in enumerate(zip(path.coverages.tolist(), path.thresholds, strict=True)):
-        taken = accepts(confidences, row, never)
-        accepted, errors = int(taken.sum()), int(wrong[taken].sum())
-        budget += share * int(np.isin(point, path.starts))
-        allowance = budget or share
-        bound = float(clopper_pearson_upper(errors, accepted, allowance))
-        passed = budget > 0 and bound <= target_error
+    turns = 0
+    for point, (accepted, in_full, mistaken) in enumerate(outcomes):
+        turns += int(np.isin(point, starts))
+        allowance = share * max(1, turns)
+        if two_stage is None:
+            errors, bound = int(mistaken.sum()), float(bounds[point, max(1, turns) - 1])
+            passed = turns > 0 and bound <= target_error
+        else:
+            errors = round(two_stage.weighted(mistaken))
+            passed = turns > 0 and two_stage.p_value(mistaken, accepted, target_error) <= allowance
+            bound = two_stage.upper(mistaken, accepted, allowance)
+            bound = min(bound, target_error) if passed else bound
         coverage = accepted / len(wrong) if len(wrong) else 0.0
-        thresholds = tuple(row.tolist())
-        curve.append(OperatingPoint(q, thresholds, coverage, accepted, errors, bound, allowance, passed))
-        budget = budget if passed else 0.0
+        thresholds, q = tuple(path.thresholds[point].tolist()), float(path.coverages[point])
+        partial = accepted - in_full
+        curve.append(
+            OperatingPoint(q, thresholds, coverage, accepted, errors, bound, allowance, passed, partial)
+        )
+        turns = turns if passed else 0
     best = max((p for p in curve if p.certified), key=lambda p: p.q, default=None)
+    upper = None
+    if best is not None and stopping is not None and path.upper is not None:
+        upper = tuple(path.upper[curve.index(best)].tolist())
     return Certificate(
         thresholds=None if best is None else best.thresholds,
-        certified_coverage=0.0 if best is None else best.coverage,
+        certified_coverage=0.0 if best is None else (best.accepted - best.partial) / len(wrong),
         accepted=0 if best is None else best.accepted,
         errors=0 if best is None else best.errors,
         upper_bound=1.0 if best is None else best.bound,
         calibration_items=len(wrong),
         target_error=target_error,
         confidence=confidence,
-        more_rows_needed=0 if best is not None else _more_rows(path, curve, len(wrong), target_error, share),
+        more_rows_needed=0
+        if best is not None
+        else _more_rows(path, curve, len(wrong), target_error, confidence),
         curve=tuple(curve),
+        partial_coverage=0.0 if best is None else best.partial / len(wrong),
+        partial_thresholds=upper,
     )
 
 
 def _more_rows(
-    path: ThresholdPath, curve: list[OperatingPoint], items: int, target_error: float, allowance: float
+    path: ThresholdPath, curve: list[OperatingPoint], items: int, target_error: float, confidence: float
 ) -> int | None:
-    """Rows missing at the start that needs the fewest, from the error rate seen there (half an error added)."""
-    needed = []
-    for start in path.starts:
-        point = curve[start]
-        rate = (point.errors + 0.5) / (point.accepted + 1) if point.accepted else target_error / 4
-        coverage = point.coverage if point.accepted else point.q
-        accepted = trials_needed(rate, target_error, allowance)
-        if accepted is None and point.errors == 0:
-            accepted = trials_needed(0.0, target_error, allowance)
-        if accepted is not None:
-            needed.append(max(1, int(np.ceil(accepted / coverage)) - items))
-    return min(needed, default=None)
+    """Rows missing for a start to pass, from the errors seen and the errors expected.
+
+    What is expected counts as much as the rows among which the target allows one error.
+    """
+    expected = np.full(len(curve), target_error / 2) if path.expected_errors is None else path.expected_errors
+    accepted, errors = (np.array([getattr(p, name) for p in curve], float) for name in ("accepted", "errors"))
+    rates = (errors + np.clip(expected, 0, 1) / target_error) / (accepted + 1 / target_error)
+    coverages = (accepted + path.coverages / target_error) / (items + 1 / target_error)
+    wanted = rows_needed(
+        path.starts_for,
+        coverages,
+        rates,
+        items,
+        target_error,
+        (1 - confidence) / len(path.starts),
+    )
+    return None if wanted is None else wanted - items
 
 
 @dataclass(frozen=True)

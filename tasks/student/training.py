@@ -5,7 +5,7 @@ Knows arrays and names; which items they are, where metrics go and which version
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,10 +106,12 @@ def train_candidates(
     images: ImageTraining | None = None,
     near: float | None = None,
     finetuning: Finetuning | None = None,
+    ensemble_with: Sequence[str] = (),
 ) -> tuple[list[Candidate], str]:
     """Tune and fit each candidate; the winner's name has the least out-of-fold log-loss.
 
-    `near` is where a linear head starts to look for its regularisation.
+    `near` is where a linear head starts to look for its regularisation; `ensemble_with` names what the ensemble
+    averages beside linear head and neighbours.
 
     Learning uses `rows.labels` (cleaned ones where cleaning ran); judging uses the raw labels, because nothing
     may be evaluated on what was cleaned.
@@ -128,8 +130,7 @@ def train_candidates(
         if name == "finetuned":
             fitted[name] = _train_texts(rows, n_leaves, seed, finetuning)
             continue
-        tuned = fitted["linear"][0].strength if "linear" in fitted else None
-        fitted[name] = _train_head(_untrained(name, near, tuned), rows, n_leaves, seed)
+        fitted[name] = _train_head(_untrained(name, near, fitted, ensemble_with), rows, n_leaves, seed)
     out_of_fold = {name: P for name, (_, P) in fitted.items()}
     losses = out_of_fold_losses(out_of_fold, rows.raw_labels)
     candidates = [
@@ -144,13 +145,19 @@ def _settings(model: Any) -> dict[str, float | int | str]:
     )
 
 
-def _untrained(name: str, near: float | None, tuned: float | None) -> Head:
-    """A head that looks for its regularisation near what is known; the ensemble takes the linear head's as it is."""
+def _untrained(
+    name: str,
+    near: float | None,
+    fitted: Mapping[str, tuple[Any, NDArray[np.float32]]],
+    ensemble_with: Sequence[str],
+) -> Head:
+    """A head that looks for its regularisation near what is known; the ensemble takes heads as they were trained."""
     if name == "linear":
         return LinearHead(near=near)
     if name == "ensemble":
-        ensemble = EnsembleHead(tuned)
-        ensemble.linear.near = near
+        ensemble = EnsembleHead(others=ensemble_with, tuned=fitted)
+        if "linear" not in fitted:
+            ensemble.linear.near = near
         return ensemble
     return make_head(name)
 

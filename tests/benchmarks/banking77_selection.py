@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 
 from tasks.labeling.acquisition import Sight, margins_of
-from tasks.labeling.selection import Acquisition, choose
+from tasks.labeling.selection import Acquisition, choose, lacking
 from tasks.project import Mix
 from tasks.records import text_key
 from tasks.student.heads import Head, make_head
@@ -79,15 +79,17 @@ def chosen_rows(data: Data, nights: Sequence[int], mix: Mapping[str, float], see
             strength = float(head.settings()["strength"])
 
         def look(items: pl.DataFrame, labelled: np.ndarray = labelled, head: Head | None = head) -> Sight:
-            vectors = data.X[data.places(items)]
+            vectors = data.X[data.places(items.join(data.items, on="item_id", maintain_order="left"))]
             margins = margins_of(head.predict_proba(vectors)) if head else None
             return Sight(np.arange(items.height), vectors, data.X[labelled], margins)
 
         acquisition = Acquisition(mix, asked.select("key").clear(), look)
-        picked = choose(
-            data.items, asked, asked.clear(), 1, limit, seed * len(nights) + night, acquisition
-        ).due.select("key", "pass")
-        asked = pl.concat([asked, picked])
+        due = lacking(data.items, asked, asked.clear(), 1)
+        picked = choose(due, 1, limit, seed * len(nights) + night, acquisition).due
+        keys = picked.join(data.items, on="item_id", maintain_order="left").select(
+            "key", pl.col("pass").cast(pl.Int64)
+        )
+        asked = pl.concat([asked, keys])
     return data.places(asked)
 
 

@@ -23,6 +23,7 @@ import polars as pl
 
 from tasks.cleaning.cleaned_rows import cleaned_frame, to_ask_again, with_second_answers
 from tasks.cleaning.confident_learning import label_issues
+from tasks.cleaning.evidence import neighbours_outside
 from tasks.cleaning.noise import Counted
 from tasks.cleaning.relabel import Cleaning, clean
 from tasks.cleaning.resubstitution import overwrite_above
@@ -32,7 +33,6 @@ from tasks.duplicates import near_duplicate_groups
 from tasks.student.crossfit import fold_of
 from tasks.student.levels import Levels
 from tasks.student.linear import LinearHead
-from tasks.student.neighbours import cross_fitted_votes
 from tasks.student.shared_rows import shared
 from tasks.student.training import Rows
 from tests.benchmarks.banking77_student import embedded
@@ -104,9 +104,10 @@ def variants_of(
     levels, nobody = Levels.flat(k), np.zeros(len(y), bool)
     head = LinearHead()
     P = head.tune(task.X, y, task.folds, n_leaves=k, seed=seed)
-    V = cross_fitted_votes(task.X, y, task.folds, k)
+    neighbours = neighbours_outside(task.X, y, task.folds)
+    V, twins = neighbours.votes(y, k), neighbours.twins(~nobody)
     seen = head.fit(task.X, y, n_leaves=k, seed=seed).predict_proba(task.X)
-    by_evidence = clean(y, P, V, levels, max_loss=CAP)
+    by_evidence = clean(y, P, V, levels, max_loss=CAP, twins=twins)
     by_count = clean(y, P, V, levels, max_loss=CAP, gold=gold)
     issues = label_issues(y, P)
     first = overwrite_above(y, seen, P, levels, nobody, CONFIDENCE, 1.0)

@@ -55,9 +55,13 @@ def vectors(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def trained(kind: str) -> Any:
-    """A student of three levels over 150 leaves, its head fitted on 3,000 rows; the temperature is a usual one."""
+    """A student of three levels over 150 leaves, its head fitted on 3,000 rows; the temperature is a usual one.
+
+    A kind that ends in `, familiarity` keeps prototypes as a retrain leaves them.
+    """
     from tasks.embedding.encoders import EncoderSettings
     from tasks.student.ensemble import EnsembleHead
+    from tasks.student.familiarity import fit_prototypes
     from tasks.student.linear import LinearHead
     from tasks.student.mlp import MlpHead
     from tasks.student.package import Student
@@ -71,9 +75,14 @@ def trained(kind: str) -> Any:
         "ensemble": lambda: EnsembleHead(10.0, share=0.3),
     }
     X, y = vectors(3_000, seed=1)
-    head = heads[kind]().fit(X, y, n_leaves=LEAVES, seed=0)
+    name, _, familiar = kind.partition(", ")
+    head = heads[name]().fit(X, y, n_leaves=LEAVES, seed=0)
     taxonomy = Taxonomy(("upper", "middle", "leaf"), leaves, {})
-    return Student(taxonomy, head, kind, "text", EncoderSettings(f"hash:{DIMENSION}"), 1.2)
+    prototypes = None
+    if familiar:
+        prototypes, _ = fit_prototypes(X, y, np.arange(len(y)) % 5, y, n_leaves=LEAVES, seed=0)
+    settings = EncoderSettings(f"hash:{DIMENSION}")
+    return Student(taxonomy, head, name, "text", settings, 1.2, prototypes=prototypes)
 
 
 def answered(student: Any, X: np.ndarray) -> int:
@@ -82,7 +91,7 @@ def answered(student: Any, X: np.ndarray) -> int:
 
     answers = student.answers(X)
     assert len(answers.labels) == len(X)
-    return int(accepts(answers.confidences, THRESHOLDS).sum())
+    return int(accepts(answers.scores, THRESHOLDS).sum())
 
 
 def in_threads(work: Callable[[np.ndarray], int], tasks: Iterable[np.ndarray], threads: int) -> int:
@@ -113,7 +122,7 @@ def head(folder: Path, rows: int, kind: str, threads: int) -> dict[str, Any]:
     from tasks.student.scoring import BATCH_ROWS
 
     student, (X, _) = trained(kind), vectors(rows, seed=2)
-    if kind == "linear":
+    if student.kind == "linear":
         weights, bias = student.head.weights[:-1], student.head.weights[-1]
 
         def products(batch: np.ndarray) -> np.ndarray:
@@ -287,7 +296,7 @@ def heads(folder: Path, rows: int) -> Findings:
     found = Findings(
         f"{rows:,} vectors of {DIMENSION} through a head of {LEAVES} leaves in three levels, in memory"
     )
-    for kind in ("linear", "mlp"):
+    for kind in ("linear", "linear, familiarity", "mlp"):
         for threads in (1, 2):
             run = in_a_process("head", folder, rows, kind, threads)
             found.rows.append(

@@ -15,7 +15,7 @@ from tests.benchmarks import scoring as benchmark
 def test_every_piece_of_work_runs_in_little(tmp_path: Path) -> None:
     """Each asserts by itself that all rows were answered, and by whom."""
     rows = 2_000
-    for kind in ("linear", "mlp"):
+    for kind in ("linear", "linear, familiarity", "mlp"):
         found = benchmark.head(tmp_path, rows, kind, 2)
         assert 0 < found["accepted"] <= 1
         assert found["answers"] > 0

@@ -14,6 +14,7 @@ from tasks.cleaning.noise import (
     ENOUGH_GOLD,
     LOWEST_MARGIN,
     QUIET,
+    TWINS_HIGHEST_MARGIN,
     Counted,
     counted_by_passes,
     estimate_noise,
@@ -86,6 +87,28 @@ def test_an_upper_level_is_judged_by_how_sure_the_student_is_there() -> None:
     assert easy["l1"].share == pytest.approx(hard["l1"].share, abs=0.005)
     assert easy["l1"].margin == LOWEST_MARGIN < hard["l1"].margin
     assert easy["l2"].margin == pytest.approx(margin_for(easy["l2"].share))
+
+
+def test_twins_that_differ_let_a_doubtful_estimate_be_believed() -> None:
+    """The same estimate counts for little where twins agree, for more where they differ oftener than by chance."""
+    _, y, P, _ = judged(4000, 0.04)
+    pairs = np.stack([y[:400], y[:400]], axis=1)
+    differing = pairs.copy()
+    differing[:20, 1] = (differing[:20, 0] + 1) % 4
+    alone, alike = noise_by_level(y, P, TREE)["l2"], noise_by_level(y, P, TREE, twins=pairs)["l2"]
+    noisy = noise_by_level(y, P, TREE, twins=differing)["l2"]
+    assert alone == alike
+    assert alone.source == "out_of_fold"
+    assert QUIET < alone.share == noisy.share
+    assert noisy.source == "twins"
+    assert LOWEST_MARGIN <= noisy.margin <= TWINS_HIGHEST_MARGIN < alone.margin
+    by_chance = pairs[:100].copy()
+    by_chance[:2, 1] = (by_chance[:2, 0] + 1) % 4
+    assert noise_by_level(y, P, TREE, twins=by_chance)["l2"].source == "out_of_fold"
+    _, clean_y, clean_P, _ = judged(4000, 0.0)
+    quiet = noise_by_level(clean_y, clean_P * 0.5 + 0.5 * np.eye(4)[clean_y], TREE, twins=differing)["l2"]
+    assert quiet.margin == math.inf, "where the student contradicts nothing there is nothing to believe"
+    assert noise_by_level(y, P, TREE, twins=pairs[:0])["l2"] == alone
 
 
 @settings(deadline=None)

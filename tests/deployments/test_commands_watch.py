@@ -212,6 +212,8 @@ def test_a_looser_target_never_certifies_less(seed: int) -> None:
     coverages = [row["certified_coverage"] for row in rows]
     assert coverages == sorted(coverages)
     assert all(row["upper_bound"] <= row["target_error"] for row in rows if row["thresholds"])
+    for row in rows:
+        assert 0 <= row["certified_coverage"] <= row["measured_coverage"] <= row["coverage_at_most"] <= 1
 
 
 @pytest.mark.parametrize("facts", [{}, {"sample": None, "path": {}}, {"levels": ["a"], "sample": {}}])

@@ -152,6 +152,17 @@ def test_every_job_is_a_flow_of_its_name() -> None:
         assert getattr(importlib.import_module(module), job).name == job
 
 
+def test_every_form_explains_every_field() -> None:
+    """A newcomer who opens a job in the UI reads what each field is for, out of the flow's docstring."""
+    import importlib
+
+    from prefect.utilities.callables import parameter_schema
+
+    for job, module in JOBS.items():
+        fields = parameter_schema(getattr(importlib.import_module(module), job)).properties
+        assert all(field.get("description") for field in fields.values()), (job, fields)
+
+
 # --- addresses -----------------------------------------------------------------------------------------------------
 
 

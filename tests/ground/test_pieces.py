@@ -170,3 +170,33 @@ def test_one_id_for_two_items_is_refused_wherever_they_stand(
         assert first == whole
     else:
         assert [*first, *(row for items in pieces for row in items.frame.rows())] == whole
+
+
+def test_what_a_query_gave_is_read_in_pieces_too(project: Project) -> None:
+    """Row numbers, rejections and an id that two pieces use for two items are those of the whole."""
+    rows = [{"id": str(n), "name": " " if n in (2, 7) else f"thing {n}"} for n in range(10)]
+    whole = read_items(project, pl.DataFrame(rows), Path("query"))
+    pieces = list(items_in_pieces(project, Path("query"), 3, pl.DataFrame(rows)))
+    assert pl.concat([items.frame for items in pieces]).equals(whole.frame)
+    assert [rejection for items in pieces for rejection in items.rejections] == list(whole.rejections)
+    assert [rejection.row for rejection in whole.rejections] == [3, 8]
+    rows[9]["id"] = "0"
+    with pytest.raises(InputError, match="id '0' in rows 1, 10"):
+        next(items_in_pieces(project, Path("query"), 3, pl.DataFrame(rows)))
+
+
+@pytest.mark.parametrize("source_id", ["id", None])
+def test_what_cannot_be_read_at_its_end_gives_no_first_piece(
+    tmp_path: Path, tiny_project: Callable[..., Path], source_id: str | None
+) -> None:
+    """So that nothing of it is kept by whoever keeps what comes, ids or no ids."""
+    project = load_project(tiny_project(source={"id": source_id}))
+    names = pl.DataFrame({"name": [f"kettle {n}" for n in range(50_000)]})
+    table = names if source_id is None else names.with_row_index("id")
+    file = tmp_path / "items.parquet"
+    table.write_parquet(file, compression="uncompressed", row_group_size=1000)
+    whole = file.read_bytes()
+    late = whole.rindex(b"kettle 49500") - 400
+    file.write_bytes(whole[:late] + b"\xff" * 400 + whole[late + 400 :])
+    with pytest.raises(InputError, match="cannot be read"):
+        next(items_in_pieces(project, file))

@@ -24,7 +24,6 @@ from tasks.sources import (
     read_gold,
     read_gold_rows,
     read_items,
-    read_items_in_parts,
     read_sql,
     read_table,
     resolve_labels,
@@ -144,20 +143,6 @@ def test_a_missing_column_is_refused(project: Project, missing: str) -> None:
     del row[missing]
     with pytest.raises(InputError, match=f"column '{missing}' is missing.*colour"):
         items_of(project, [row])
-
-
-def test_reading_in_parts_is_reading(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row numbers, rejections and an id that two parts use for two items are those of the whole file."""
-    monkeypatch.setattr("tasks.sources.ROWS_AT_ONCE", 3)
-    rows = [{"id": str(n), "name": " " if n in (2, 7) else f"thing {n}"} for n in range(10)]
-    whole = items_of(project, rows)
-    parts = read_items_in_parts(project, pl.DataFrame(rows), Path("items.csv"))
-    assert parts.frame.equals(whole.frame)
-    assert parts.rejections == whole.rejections
-    assert [rejection.row for rejection in parts.rejections] == [3, 8]
-    rows[9]["id"] = "0"
-    with pytest.raises(InputError, match="0"):
-        read_items_in_parts(project, pl.DataFrame(rows), Path("items.csv"))
 
 
 def test_ids_that_are_no_text_are_refused(project: Project) -> None:

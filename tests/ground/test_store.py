@@ -10,6 +10,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import polars as pl
@@ -20,9 +21,11 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import func, insert, inspect, select, text
 
 from tasks.errors import StoreError
+from tasks.records import text_key
 from tasks.store import Store, open_store, schema
 from tasks.store.database import CHUNK_ROWS, HEAD, get_meta
 from tasks.store.items import (
+    KnownKeys,
     append_items,
     content_of,
     count_items,
@@ -31,6 +34,7 @@ from tasks.store.items import (
     read_contents,
     source_unchanged,
 )
+from tasks.store.synthetic import append_synthetic
 from tests.conftest import ROOT, Database
 
 MIGRATIONS = ROOT / "tasks" / "store" / "migrations"
@@ -427,3 +431,35 @@ def test_a_source_read_before_is_known_until_it_changes(store: Store) -> None:
     assert not source_unchanged(store, "f", 5_000_000_000, 1700000000.123456, "t")
     note_source(store, "f", 1, 2.5, 10, "s")
     assert not source_unchanged(store, "f", 5_000_000_000, 1700000000.123456, "s")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_items_that_come_in_many_frames_are_there_once(store: Store, seed: int) -> None:
+    """Whether they were there before, came in a frame before or twice in one; keys that end in zeros, too."""
+    rng = Random(seed)
+    drawn = [rng.choice([n, n << 8, n << 64]) for n in rng.choices(range(40), k=90)]
+    frames = [
+        pl.DataFrame({"key": [key(number) for number in part]}, schema={"key": pl.Binary}).with_columns(
+            source_id=pl.int_range(pl.len()).cast(pl.String),
+            text=pl.lit("kettle"),
+            image=pl.lit(None, pl.Binary),
+        )
+        for part in (drawn[:20], drawn[20:50], drawn[50:51], [], drawn[51:])
+    ]
+    before = append_items(store, frames[0], "source", 1)
+    known = KnownKeys(store)
+    new = [append_items(store, frame, "source", 2, known) for frame in frames[1:]]
+    assert (
+        before + sum(new) == len(set(drawn)) == store.scalar(select(func.count()).select_from(schema.items))
+    )
+    assert set(known_keys(store)["key"]) == {key(number) for number in drawn}
+
+
+def test_a_written_example_that_turns_up_twice_for_real_is_met_once(store: Store) -> None:
+    """It counts as new in the frame that brings it first, and is a real item from then on."""
+    append_synthetic(store, [("a kettle", "Kitchen")], 1)
+    real = pl.DataFrame({"key": [text_key("a kettle")], "source_id": ["7"], "text": ["a kettle"]})
+    real = real.with_columns(image=pl.lit(None, pl.Binary))
+    known = KnownKeys(store)
+    assert [append_items(store, real, "source", 2, known) for _ in range(2)] == [1, 0]
+    assert read_contents(store).select("source_id", "origin").rows() == [("7", "source")]

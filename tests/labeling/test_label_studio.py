@@ -20,7 +20,7 @@ from tasks.labeling.label_studio import labeling_config, review_tasks, write_tas
 from tasks.labeling.label_studio_annotations import Vote, majority, read_annotations
 from tasks.labeling.review import export_review, import_review
 from tasks.labeling.review_files import kind_of
-from tasks.labeling.review_queue import QUEUE_SCHEMA
+from tasks.labeling.review_queue import SHOWN_SCHEMA
 from tasks.records import image_key, text_key
 from tasks.store import Store
 from tasks.store.items import append_items
@@ -187,9 +187,7 @@ def _image_queue(*items: tuple[bytes, str | None, bytes | None]) -> pl.DataFrame
         {"item_id": 1, "key": key, "why": "passes differ", "source_id": "id", "text": path, "image": image}
         for key, path, image in items
     ]
-    return pl.DataFrame(
-        rows, schema=QUEUE_SCHEMA | {"source_id": pl.String, "text": pl.String, "image": pl.Binary}
-    )
+    return pl.DataFrame(rows, schema=SHOWN_SCHEMA | {"image": pl.Binary})
 
 
 def _picture(kind: str) -> bytes:

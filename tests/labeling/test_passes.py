@@ -18,7 +18,7 @@ from tasks.labeling.budget import Price
 from tasks.labeling.labelling import label_items
 from tasks.labeling.ledger import current_answers
 from tasks.labeling.requests import Item, Request
-from tasks.labeling.review_queue import review_queue
+from tasks.labeling.review_queue import review_queue, with_contents
 from tasks.labeling.teacher import OpenAITeacher
 from tasks.project import load_project
 from tasks.records import Labelled, text_key
@@ -177,7 +177,7 @@ def test_upper_levels_on_which_passes_agree_are_kept(store: Store) -> None:
     assert set(raw.filter(pl.col("source") == "disagreed")["key"]) == apart
     assert set(disputed_keys(store)["key"]) == kitchen | apart
     assert not set(effective_labels(store)["key"]) & (kitchen | apart)
-    queue = review_queue(store, taxonomy(), 2)
+    queue = pl.concat(list(with_contents(store, review_queue(store, taxonomy(), 2))))
     assert set(queue.select("key", "why", "current_label").iter_rows()) >= {
         *((key, "passes differ", "Kitchen") for key in kitchen),
         *((key, "passes differ", None) for key in apart),

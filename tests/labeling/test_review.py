@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -215,3 +216,22 @@ def test_the_command_exports_either_form_and_tells_an_import_by_its_content(
     said = _run("review", "import", form, "--project", project, code=2)
     assert "2 rows cannot be taken" in said
     assert "row 2: unknown key 'zy'" in said
+
+
+def test_a_look_needs_no_lease(tiny_project: Callable[..., Path]) -> None:
+    """While another run works the queue can be written and a run estimated; what writes to the database waits."""
+    project = tiny_project()
+    settings = load_project(project)
+    store = open_store(settings.database_url, settings.project)
+    put_answers(store, {"one": ["Kitchen > Knives", "Garden > Hoses"]})
+    now = time.time()
+    lease = {"id": 1, "owner": "elsewhere:1:100.00", "acquired_at": now, "heartbeat_at": now}
+    store.append(schema.lease, [lease])
+    assert "1 rows to review in" in _run("review", "export", "--project", project)
+    said = _run("label", "--dry-run", "--project", project)
+    assert "of the items taken in so far, beside a run that works now: elsewhere:1:100.00" in said
+    assert " ".join(said.split()).startswith("items 1 calls 2")
+    form = settings.root / "review" / "review_labels.csv"
+    assert "is in use by elsewhere:1:100.00" in _run("review", "import", form, "--project", project, code=1)
+    assert store.scalar(select(schema.lease.c.owner)) == "elsewhere:1:100.00"
+    store.close()

@@ -16,7 +16,7 @@ from tasks.errors import InputError
 from tasks.labeling.decisions import Decisions, LabelReader
 from tasks.labeling.review_csv import COLUMNS, armed, defused, read_review_csv, write_review_csv
 from tasks.labeling.review_files import kind_of
-from tasks.labeling.review_queue import QUEUE_SCHEMA
+from tasks.labeling.review_queue import SHOWN_SCHEMA
 from tasks.records import text_key
 from tasks.taxonomy import Taxonomy, build_taxonomy
 from tests.labeling.scripted import HOSES, KETTLES, KNIVES, taxonomy
@@ -83,7 +83,7 @@ def _row(key: bytes, text: str, label: str | None, reason: str | None = "why") -
 
 
 def _queue(*rows: dict[str, object]) -> pl.DataFrame:
-    return pl.DataFrame(list(rows), schema=QUEUE_SCHEMA | {"source_id": pl.String, "text": pl.String})
+    return pl.DataFrame(list(rows), schema=SHOWN_SCHEMA)
 
 
 def _cells(file: Path) -> list[dict[str, str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from tasks.labeling.contradictions import CONTRADICTION_SCHEMA, confident_contradictions
-from tasks.labeling.review_queue import QUEUE_SCHEMA, review_queue, with_contents
+from tasks.labeling.review_queue import QUEUE_SCHEMA, SHOWN_SCHEMA, review_queue, with_contents
 from tasks.labeling.review_reasons import REASONS
 from tasks.records import text_key
 from tasks.store import Store
@@ -17,9 +17,12 @@ from tests.labeling.reviewing import put_answers, put_audit
 from tests.labeling.scripted import HOSES, KETTLES, KNIVES, put_texts, taxonomy
 
 
+def _shown(store: Store, queue: pl.DataFrame) -> pl.DataFrame:
+    return pl.concat(list(with_contents(store, queue)))
+
+
 def _looks(store: Store, queue: pl.DataFrame) -> list[tuple[str, str]]:
-    found = pl.concat(list(with_contents(store, queue)))
-    return list(found.select("text", "why").iter_rows())
+    return list(_shown(store, queue).select("text", "why").iter_rows())
 
 
 def _contradicted(*rows: tuple[str, str, float | None]) -> pl.DataFrame:
@@ -58,6 +61,7 @@ def test_the_order_is_that_of_a_looks_worth(store: Store) -> None:
     )
     queue = review_queue(store, taxonomy(), 2, doubts)
     assert dict(queue.schema) == QUEUE_SCHEMA
+    assert dict(_shown(store, queue).schema) == SHOWN_SCHEMA
     assert _looks(store, queue) == [
         ("kettle 2", REASONS[0]),
         ("kettle 1", REASONS[0]),
@@ -77,7 +81,11 @@ def test_the_order_is_that_of_a_looks_worth(store: Store) -> None:
     first = queue.row(0, named=True)
     assert (first["student_label"], first["student_confidence"]) == (HOSES, 0.98)
     assert first["current_label"] == KETTLES
-    assert queue["said"][7].to_list()[0]["model"] == "imported"
+    said = _shown(store, queue)["said"].to_list()
+    assert [[(one["model"], one["label"]) for one in row] for row in (said[0], said[8])] == [
+        [("some-model", KETTLES), ("some-model", KETTLES)],
+        [("imported", KNIVES), ("imported", HOSES)],
+    ]
     assert review_queue(store, taxonomy(), 2, doubts, limit=3).equals(queue.head(3))
 
 
@@ -105,7 +113,7 @@ def test_only_leaves_of_today_are_candidates_and_the_newest_of_a_pass(sqlite_sto
     put_answers(sqlite_store, {"one": [KNIVES, "Kitchen > Renamed"]}, prompt_version="old")
     put_answers(sqlite_store, {"one": ["Kitchen", "Garden"]}, prompt_version="stage one")
     put_answers(sqlite_store, {"one": [HOSES, KETTLES]}, prompt_version="new")
-    (said,) = review_queue(sqlite_store, taxonomy(), 2)["said"].to_list()
+    (said,) = _shown(sqlite_store, review_queue(sqlite_store, taxonomy(), 2))["said"].to_list()
     assert [(one["pass"], one["label"]) for one in said] == [(1, HOSES), (2, KETTLES)]
 
 

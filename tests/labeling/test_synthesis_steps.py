@@ -14,7 +14,7 @@ from deployments.teacher_sim import TeacherServer
 from tasks.cleaning.steps import clean_snapshot
 from tasks.embedding.encoders import load_encoder
 from tasks.errors import ConfigError
-from tasks.labeling.labelling import item_keys
+from tasks.labeling.selection import item_keys
 from tasks.labeling.steps import (
     export_review_queue,
     label_with_teacher,

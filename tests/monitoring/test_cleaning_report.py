@@ -71,3 +71,18 @@ def test_a_retrain_that_left_nothing_and_a_sample_that_is_gone_are_survived(tmp_
     broken = tmp_path / "broken.csv"
     broken.write_bytes(b"")
     assert cleaning_report(told(broken)).sample == ()
+
+
+def test_where_nothing_may_be_overwritten_the_page_says_so() -> None:
+    """Labels that passes agree on and people's: no table of noughts beside an estimate of the noise."""
+    facts = told()
+    facts["cleaning"]["noise"] = {
+        level: {"share": 0.0, "source": "out_of_fold", "margin": 1.0}
+        for level in ("department", "product_type")
+    }
+    page = page_of(facts)
+    assert "No label that could be overwritten looks wrong" in page
+    assert "How many labels are wrong" not in page
+    assert cleaning_report(facts).untouched
+    assert not cleaning_report(told()).untouched
+    assert not CleaningReport().untouched

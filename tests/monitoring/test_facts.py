@@ -76,6 +76,20 @@ def test_the_students_error_is_measured_on_its_audited_answers(project: Project,
     assert audited_error(filled, 30.0, time.time() + 40 * DAY).tiers == (), "the window has passed"
 
 
+def test_an_answer_that_stops_at_an_upper_level_is_right_where_the_truth_lies_below(
+    project: Project, filled: Store
+) -> None:
+    """Whether or not labels are read as the taxonomy has them now: one of two such answers is wrong."""
+    said = {"audited": True, "teacher_label": KETTLES}
+    upper = KETTLES.split(" > ")[0]
+    rows = [request("p1", "student", upper, **said), request("p2", "student", HOSES.split(" > ")[0], **said)]
+    append_traffic(filled, rows, 3)
+    for taxonomy in (None, project.taxonomy):
+        audited = audited_error(filled, 30.0, time.time(), taxonomy)
+        assert audited.student is not None
+        assert audited.student.wrong == share_of(2 + 1, 3 + 2)
+
+
 def test_the_teacher_is_not_judged_by_itself(filled: Store) -> None:
     """Its audited answers count only where a person decided."""
     rows = [request(name, "teacher", HOSES, audited=True, teacher_label=HOSES) for name in ("v1", "v2")]

@@ -155,6 +155,7 @@ def test_a_promise_against_the_teacher_is_called_agreement(
         "version": "1",
         "policy_id": policy.id,
         "certified_coverage": policy.certified_coverage,
+        "partial_coverage": policy.partial_coverage,
         "against": policy.against,
         "target_error": policy.target_error,
     }
@@ -185,6 +186,7 @@ def test_the_champion_is_the_one_in_the_registry(tiny_project: Callable[..., Pat
         "version": "1",
         "policy_id": 2,
         "certified_coverage": 0.62,
+        "partial_coverage": 0.0,
         "against": "gold",
         "target_error": 0.05,
     }

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.promotion.gate import Judged, first_promotion, judge
+from tasks.promotion.gate import Judged, Verdict, first_promotion, judge, succession, within_latency
 
 NAMES = ["Kettles", "Knives", "Hoses"]
 MARGIN = 0.01
@@ -21,11 +21,16 @@ def sample(
     covered: tuple[Any, Any] | None = None,
 ) -> Judged:
     """Right (1) and wrong (0) answers of both; everything covered by both unless said otherwise."""
-    before, after = np.array(champion, bool), np.array(challenger, bool)
-    truth = np.arange(len(before)) % len(NAMES) if truth is None else np.asarray(truth)
-    full = np.ones(len(before), bool)
+    labels = [NAMES[row % len(NAMES)] for row in range(len(champion))]
+    if truth is not None:
+        labels = [NAMES[place] if place >= 0 else "Gone" for place in np.asarray(truth, int).tolist()]
+    full = np.ones(len(labels), bool)
     covers = (full, full) if covered is None else (np.array(covered[0], bool), np.array(covered[1], bool))
-    return Judged(name, truth.astype(np.int64), before, after, *covers)
+    before, after = (
+        [label if right else "wrong" for label, right in zip(labels, said, strict=True)]
+        for said in (champion, challenger)
+    )
+    return Judged(name, labels, before, after, covers)
 
 
 def drawn(rng: np.random.Generator, rows: int, before: float, after: float, agree: float) -> Judged:
@@ -40,7 +45,7 @@ def drawn(rng: np.random.Generator, rows: int, before: float, after: float, agre
 
 
 def verdict(*samples: Judged, lapsed: bool = False) -> Any:
-    return judge(samples, NAMES, MARGIN, lapsed)
+    return judge(samples, ["category"], NAMES, MARGIN, lapsed)
 
 
 def test_an_identical_challenger_is_promoted() -> None:
@@ -91,7 +96,9 @@ def test_a_large_sample_holds_to_the_margin() -> None:
         after[spots[: int(share * rows)]] = False
         return sample(right, after, np.zeros(rows))
 
-    fine, bad = (judge([worse_by(share)], ["all"], MARGIN, False) for share in (0.005, 0.015))
+    fine, bad = (
+        judge([worse_by(share)], ["category"], ["none of them"], MARGIN, False) for share in (0.005, 0.015)
+    )
     assert fine.numbers["gold"]["resolves_margin"]
     assert bad.numbers["gold"]["resolves_margin"]
     assert not [reason for reason in fine.reasons if "accuracy" in reason]
@@ -106,7 +113,7 @@ def test_a_label_that_fell_significantly_refuses() -> None:
     found = verdict(sample(champion, challenger, truth))
     assert not found.promoted
     assert found.reasons == ["on gold significantly worse: Kettles (1.00 to 0.70)"]
-    assert found.numbers["gold"]["labels_that_fell"] == ["Kettles (1.00 to 0.70)"]
+    assert found.numbers["gold"]["fell"] == ["Kettles (1.00 to 0.70)"]
 
 
 def test_a_rare_label_accuses_nobody() -> None:
@@ -163,14 +170,82 @@ def test_without_a_sample_it_is_refused_with_words() -> None:
 
 def test_the_first_version_is_promoted_if_it_answers() -> None:
     """Without a champion loading is enough; no certificate and no gold are said."""
-    sure = first_promotion(True, 0.6, True)
+    sure = first_promotion(0.6, True)
     assert sure.promoted
     assert len(sure.reasons) == 1
-    poor = first_promotion(True, 0.0, False)
+    poor = first_promotion(0.0, False)
     assert poor.promoted
     assert any("answer no traffic" in reason for reason in poor.reasons)
     assert any("unverified" in reason for reason in poor.reasons)
-    assert not first_promotion(False, 0.6, True).promoted
+
+
+def test_a_champion_that_knows_nothing_is_followed_as_if_there_were_none() -> None:
+    """All labels are others now: the challenger serves, and what a first version would be told is told too."""
+    found = succession(0.0, False)
+    assert found.promoted
+    assert "knows none of the labels" in found.reasons[0]
+    assert any("answer no traffic" in reason for reason in found.reasons)
+
+
+def nested(truth: list[str], champion: list[str], challenger: list[str]) -> Verdict:
+    known = ["Kitchen > Kettles", "Kitchen > Knives", "Garden > Hoses", "Services"]
+    full = np.ones(len(truth), bool)
+    sample = Judged("gold", truth, champion, challenger, (full, full))
+    return judge([sample], ["department", "category"], known, 0.5, False)
+
+
+def test_an_upper_label_that_fell_refuses_though_no_leaf_did() -> None:
+    """Fifteen leaf-sized losses are nothing by themselves; together they are a department, which is named."""
+    kitchen = ["Kitchen > Kettles"] * 19 + ["Kitchen > Knives"] * 19
+    truth = kitchen + ["Garden > Hoses"] * 200
+    lost = ["Garden > Hoses"] * 6 + kitchen[6:19] + ["Garden > Hoses"] * 6 + kitchen[25:]
+    found = nested(truth, truth, lost + truth[38:])
+    assert not found.promoted
+    [reason] = found.reasons
+    assert "Kitchen (1.00 to 0.68)" in reason
+    assert "Kettles" not in reason
+
+
+def test_a_level_that_fell_refuses_where_every_label_is_too_rare_to_tell() -> None:
+    """Errors spread over labels with 19 items each: the level as a whole tells what no label can."""
+    leaves = [f"Kitchen > {name}" for name in "abcdefgh"]
+    truth = [leaf for leaf in leaves for _ in range(19)]
+    lost = ["Kitchen > z" if row % 19 < 2 else leaf for row, leaf in enumerate(truth)]
+    full = np.ones(len(truth), bool)
+    found = judge(
+        [Judged("gold", truth, truth, lost, (full, full))], ["department", "category"], leaves, 0.5, False
+    )
+    assert found.numbers["gold"]["fell"] == ["level category (1.00 to 0.89)"]
+    assert found.numbers["gold"]["tested"] == 3, "two levels, one department"
+
+
+def test_a_mistake_within_the_department_is_none_for_the_department() -> None:
+    """Knives called kettles: the leaf and its level fall, the department keeps its accuracy."""
+    truth = ["Kitchen > Knives"] * 40 + ["Garden > Hoses"] * 40
+    said = ["Kitchen > Kettles"] * 20 + truth[20:]
+    found = nested(truth, truth, said)
+    assert not any(
+        fell.startswith(("Kitchen (", "level department")) for fell in found.numbers["gold"]["fell"]
+    )
+    assert any(fell.startswith("Kitchen > Knives (1.00 to 0.50)") for fell in found.numbers["gold"]["fell"])
+
+
+def test_a_branch_that_ends_early_is_tested_once() -> None:
+    """A leaf of the first level is one hypothesis, not one a level, so that it does not weaken the others."""
+    truth = ["Services"] * 40
+    assert nested(truth, truth, truth).numbers["gold"]["tested"] == 3, "two levels and the leaf"
+
+
+@pytest.mark.parametrize(("p95", "promoted"), [(49.9, True), (50.0, True), (50.1, False)])
+def test_a_challenger_that_answers_too_slowly_is_refused_with_its_time(p95: float, promoted: bool) -> None:
+    """The limit itself is kept; beyond it the reason holds both numbers, and other reasons stay beside it."""
+    found = within_latency(first_promotion(0.6, True), p95, 50.0)
+    assert found.promoted is promoted
+    assert found.numbers["latency"] == {"p95_ms": p95, "most_ms": 50.0}
+    if not promoted:
+        assert found.reasons == ["one item takes it 50.1 ms here (95th percentile), allowed 50 ms"]
+        both = within_latency(Verdict(False, ["worse"]), p95, 50.0)
+        assert both.reasons == ["worse", *found.reasons]
 
 
 @pytest.mark.parametrize(("rows", "most"), [(150, 150), (750, 15)])

@@ -73,7 +73,7 @@ def test_it_says_what_it_takes_and_gives(model: Any) -> None:
     signature = model.metadata.signature
     assert [(c["name"], c["type"]) for c in signature.inputs.to_dict()] == [("text", "string")]
     assert [(c["name"], c["type"]) for c in signature.outputs.to_dict()] == [
-        ("department", "string"), ("category", "string"), ("confidence", "double"),
+        ("department", "string"), ("category", "string"), ("confidence", "double"), ("score", "double"),
     ]  # fmt: skip
     assert list(model.input_example.columns) == ["text"]
     assert len(model.predict(model.input_example)) == 1
@@ -87,6 +87,7 @@ def test_a_long_frame_is_answered_as_its_rows_are(model: Any, student: Student) 
     assert written(told) == answers.labels
     assert {"Vouchers", "none of these"} <= set(answers.labels)
     np.testing.assert_allclose(told["confidence"], answers.confidence, atol=1e-6)
+    np.testing.assert_allclose(told["score"], answers.scores[:, -1], atol=1e-6)
 
 
 def test_a_text_counts_as_the_item_that_it_is(model: Any) -> None:
@@ -101,14 +102,14 @@ def test_a_row_without_content_has_no_answer(model: Any, nothing: Any) -> None:
     told = model.predict(pd.DataFrame({"text": pd.Series([NAMES[0], nothing, NAMES[3]], dtype=object)}))
     alone = model.predict(pd.DataFrame({"text": [NAMES[0], NAMES[3]]}))
     assert told.iloc[1][["department", "category"]].tolist() == ["", ""]
-    assert np.isnan(told["confidence"][1])
+    assert told.iloc[1][["confidence", "score"]].isna().all()
     assert told.iloc[[0, 2]].reset_index(drop=True).equals(alone)
 
 
 def test_no_rows_give_no_answers(model: Any) -> None:
     """With their columns."""
     told = model.predict(pd.DataFrame({"text": pd.Series([], dtype=str)}))
-    assert (told.shape, list(told.columns)) == ((0, 3), ["department", "category", "confidence"])
+    assert (told.shape, list(told.columns)) == ((0, 4), ["department", "category", "confidence", "score"])
 
 
 def test_a_wrong_column_is_named(model: Any) -> None:

@@ -96,7 +96,7 @@ def test_mlflow_serves_it_from_a_string_column(registry: Registry) -> None:
     assert (column["type"], column["name"]) == ("string", "text")
     told = model.predict(pd.DataFrame({"text": NAMES}))
     answers = a_student(1.0).answers(load_encoder(ENCODER).encode(NAMES))
-    assert list(told.columns) == ["department", "category", "confidence"]
+    assert list(told.columns) == ["department", "category", "confidence", "score"]
     assert (told["department"] + " > " + told["category"]).tolist() == answers.labels
     with pytest.raises(MlflowException):
         model.predict(pd.DataFrame({"name": NAMES}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,7 @@ def traffic(draw: st.DrawFn) -> dict[str, Any]:
         ),
         "terms": {
             "thresholds": draw(st.sampled_from([None, THRESHOLDS])),
+            "partial_thresholds": draw(st.sampled_from([None, {"department": 0.6}])),
             "audit_rate": draw(st.sampled_from([0.0, 0.5, 1.0])),
             "fallback": draw(st.sampled_from(["student", "refuse"])),
         },
@@ -117,6 +119,7 @@ def test_exactly_one_tier_answers_and_exactly_one_row_is_logged(case: dict[str, 
     assert [row["source_id"] for row in rows] == [f"row-{n}" for n in range(len(case["names"]))]
     assert len({row["request_id"] for row in rows}) == len(rows)
     sure = cleared(answers, LEVELS, terms["thresholds"], OTHER)
+    stops = terms["thresholds"] is not None and terms["partial_thresholds"] is not None
     for place, row in enumerate(rows):
         key, said = row["key"], ask.said.get(row["key"])
         heard = said.label if said else None
@@ -126,6 +129,9 @@ def test_exactly_one_tier_answers_and_exactly_one_row_is_logged(case: dict[str, 
             assert (row["tier"], row["label"]) == ("student", answers.labels[place])
             assert answers.labels[place] != OTHER
             assert row["confidence"] == pytest.approx(answers.confidence[place])
+        elif stops and answers.labels[place] != OTHER and answers.scores[place, 0] >= 0.6:
+            assert (row["tier"], row["label"]) == ("student", answers.labels[place].split(" > ")[0])
+            assert row["confidence"] == pytest.approx(answers.confidences[place, 0])
         elif heard is not None:
             assert (row["tier"], row["label"], row["would_tier"]) == ("teacher", heard, "teacher")
         else:
@@ -168,6 +174,34 @@ def test_without_thresholds_everything_goes_to_the_teacher(answers: Answers | No
     rows = route(["a", "b"], ask, answers, thresholds=None)
     assert [row["tier"] for row in rows] == ["teacher", "teacher"]
     assert ask.keys("route") == [text_key("a"), text_key("b")]
+
+
+def test_an_unfamiliar_item_goes_to_the_teacher_and_keeps_its_confidence() -> None:
+    """Thresholds are laid on the score: what lowers it escalates; the log has the confidence and the familiarity."""
+    answers = replace(says([LABELS[0]] * 2, [(0.9, 0.8)] * 2), familiarity=np.array([1, 0.1], np.float32))
+    usual, strange = route(["a", "b"], teacher(["b"]), answers)
+    assert (usual["tier"], strange["tier"]) == ("student", "teacher")
+    assert usual["student_confidences"] == strange["student_confidences"]
+    assert (usual["familiarity"], strange["familiarity"]) == (1, pytest.approx(0.1))
+    [plain] = route(["a"], teacher(["a"]), says([LABELS[0]], [(0.9, 0.8)]))
+    assert plain["familiarity"] is None
+
+
+def test_an_answer_may_stop_where_only_upper_levels_are_sure() -> None:
+    """The levels that are stated, and their confidence; a path of one level is answered whole or not at all."""
+    answers = says([LABELS[0], LABELS[1], OTHER], [(0.9, 0.5), (0.5, 0.5), (0.9, 0.5)])
+    ask = teacher(["b", "c"])
+    rows = route(["a", "b", "c"], ask, answers, partial_thresholds={"department": 0.8})
+    assert [(row["tier"], row["label"], row["student_label"]) for row in rows] == [
+        ("student", "Kitchen", LABELS[0]),
+        ("teacher", LABELS[2], LABELS[1]),
+        ("teacher", LABELS[2], OTHER),
+    ]
+    assert rows[0]["confidence"] == pytest.approx(0.9)
+    assert ask.keys() == [text_key("b"), text_key("c")], "a partial answer is an answer: nobody is asked"
+    first = answers.take(np.array([0]))
+    [gone] = route(["a"], teacher(["a"]), first, valid=LABELS[1:], partial_thresholds={"department": 0.8})
+    assert gone["tier"] == "teacher"
 
 
 def test_a_cached_answer_wins_over_a_sure_student() -> None:

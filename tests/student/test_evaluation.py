@@ -6,8 +6,6 @@ from hypothesis import strategies as st
 from tasks.errors import TrainingError
 from tasks.student.comparison import labels_that_fell, paired_difference
 from tasks.student.evaluation import (
-    LevelScores,
-    bottleneck,
     confused_pairs,
     confusion_matrix,
     evaluate,
@@ -47,16 +45,6 @@ def test_confusions_are_counted() -> None:
     assert confused_pairs(true, true) == []
     with pytest.raises(TrainingError):
         evaluate(np.zeros((0, 6), np.float32), np.zeros(0, int), TREE)
-
-
-def test_the_bottleneck_is_named() -> None:
-    def scored(top1: float, top3: float, top5: float, level: str = "leaf") -> LevelScores:
-        return LevelScores(level, 100, top1, top3, top5, top1, 0.0)
-
-    assert "head does not separate" in bottleneck([scored(0.8, 0.96, 0.98)])
-    assert "better encoder" in bottleneck([scored(0.5, 0.55, 0.6)])
-    assert "No bottleneck" in bottleneck([scored(0.99, 1, 1)])
-    assert "already begin at l1" in bottleneck([scored(0.85, 0.9, 0.95, "l1"), scored(0.8, 0.9, 0.95)])
 
 
 def test_a_paired_difference_covers_the_truth_and_has_width() -> None:

@@ -11,7 +11,7 @@ from tasks.student.heads import HEAD_FILE, Head, load_head, make_head
 from tasks.student.linear import LinearHead
 from tasks.student.selection import choose, out_of_fold_losses
 
-KINDS = ["linear", "mlp", "ensemble"]
+KINDS = ["linear", "mlp", "ensemble", "lda"]
 Clusters = tuple[np.ndarray, np.ndarray]
 
 

@@ -1,9 +1,14 @@
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.student.intervals import clopper_pearson, clopper_pearson_upper, trials_needed, wilson
+from tasks.student.intervals import (
+    clopper_pearson,
+    clopper_pearson_upper,
+    errors_allowed,
+    share_of_outcomes_up_to,
+    wilson,
+)
 
 
 @given(st.integers(1, 400), st.data(), st.floats(0.001, 0.4))
@@ -28,10 +33,17 @@ def test_known_intervals() -> None:
     assert float(clopper_pearson_upper(0, 10, 0)) == 1
 
 
-def test_trials_needed_are_enough_and_hopeless_rates_get_none() -> None:
-    assert trials_needed(0.0, 0.05, 0.05) == 59, "the rule of three"
-    needed = trials_needed(0.02, 0.05, 0.0125)
-    assert needed is not None
-    assert clopper_pearson_upper(np.ceil(0.02 * needed), needed, 0.0125) <= 0.05
-    assert trials_needed(0.05, 0.05, 0.05) is None
-    assert trials_needed(0.0499, 0.05, 0.05, at_most=1000) is None
+@given(st.integers(1, 3000), st.floats(0.005, 0.5), st.floats(0.005, 0.3))
+def test_errors_allowed_are_the_most_that_prove_the_limit(
+    trials: int, limit: float, allowance: float
+) -> None:
+    most = int(errors_allowed(trials, limit, allowance))
+    assert -1 <= most < trials
+    if most >= 0:
+        assert clopper_pearson_upper(most, trials, allowance) <= limit * (1 + 1e-9)
+    assert clopper_pearson_upper(most + 1, trials, allowance) >= limit * (1 - 1e-9)
+
+
+def test_nothing_is_proved_by_no_trials_and_outcomes_add_up() -> None:
+    assert errors_allowed([0, 58, 59], 0.05, 0.05).tolist() == [-1, -1, 0], "the rule of three"
+    assert share_of_outcomes_up_to([-1, 0, 1, 2, 3], 2, 0.1).tolist() == pytest.approx([0, 0.81, 0.99, 1, 1])

@@ -18,6 +18,7 @@ from tasks.embedding.encoders import EncoderSettings
 from tasks.errors import ConfigError, TrainingError
 from tasks.student import onnx_comparison
 from tasks.student.ensemble import EnsembleHead
+from tasks.student.familiarity import fit_prototypes
 from tasks.student.levels import decode
 from tasks.student.linear import LinearHead
 from tasks.student.mlp import MlpHead
@@ -57,11 +58,17 @@ def head_of(kind: str, X: np.ndarray, y: np.ndarray) -> Any:
     return head
 
 
-def a_student(kind: str, clusters: Clusters, temperature: float = 0.8) -> Student:
+def a_student(kind: str, clusters: Clusters, temperature: float = 0.8, familiar: bool = False) -> Student:
     X, y = clusters
     head = head_of(kind, X[:400], PLACES[y[:400]])
     (head.linear if isinstance(head, EnsembleHead) else head).temperature = 1.3
-    return Student(TAXONOMY, head, kind.split()[0], "text", ENCODER, temperature)
+    student = Student(TAXONOMY, head, kind.split()[0], "text", ENCODER, temperature)
+    if not familiar:
+        return student
+    prototypes, _ = fit_prototypes(
+        X[:400], PLACES[y[:400]], np.arange(400) % 5, PLACES[y[:400]], n_leaves=8, per_label=3, seed=0
+    )
+    return replace(student, prototypes=prototypes)
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp", "ensemble", "ensemble without neighbours"])
@@ -83,9 +90,23 @@ def test_the_graph_says_what_the_student_says(kind: str, temperature: float, clu
         assert (confidences <= 1).all()
 
 
+@pytest.mark.parametrize("familiar", [True, False])
+def test_the_graph_scores_as_the_student_does(familiar: bool, clusters: Clusters) -> None:
+    """Vectors of any length and of no length, single rows and none: unfamiliar ones score less where it knows which."""
+    student = a_student("linear", clusters, familiar=familiar)
+    graph, X = OnnxStudent(graph_bytes(student)), clusters[0][400:].copy()
+    X[0], X[1] = 0, 3 * X[1]
+    for rows in (X, X[1:2], X[:0]):
+        own = student.answers(rows)
+        np.testing.assert_allclose(graph.scores(rows), own.scores, atol=1e-4, rtol=0)
+        assert (own.familiarity is not None) == familiar
+    told = student.answers(X)
+    assert familiar == bool((np.abs(told.scores - told.confidences) > 0.01).any())
+
+
 def test_the_folder_serves_a_program_without_this_package(clusters: Clusters, tmp_path: Path) -> None:
     """The page's own program, run with onnxruntime and numpy alone, answers exactly what the policy lets through."""
-    student, X = a_student("ensemble", clusters), clusters[0][400:]
+    student, X = a_student("ensemble", clusters, familiar=True), clusters[0][400:]
     policy = {"thresholds": THRESHOLDS, "sentence": "a promise", "target_error": 0.05}
     done = export_onnx(student, tmp_path / "out", X, model_version="7", policy=policy)
     assert set(done.files) == {p.name for p in (tmp_path / "out").iterdir()}
@@ -114,7 +135,8 @@ def test_the_folder_serves_a_program_without_this_package(clusters: Clusters, tm
     said = [line.split("\t") for line in ran(on_ours, tmp_path / "out")]
     own = student.answers(X)
     never = np.array([label == TAXONOMY.other for label in own.labels])
-    sure = accepts(own.confidences, (0.7, 0.55), never)
+    sure = accepts(own.scores, (0.7, 0.55), never)
+    assert (sure != accepts(own.confidences, (0.7, 0.55), never)).any()
     assert 0.2 < sure.mean() < 1
     wanted = np.where(sure, own.labels, "ask the teacher").tolist()
     assert [name for name, _ in said] == wanted

@@ -80,8 +80,8 @@ def test_a_damaged_or_newer_folder_is_refused(
     file.write_text(body[: len(body) // 2], encoding="utf-8")
     with pytest.raises(InputError, match="no readable student"):
         load_student(tmp_path)
-    file.write_text(json.dumps(json.loads(body) | {"format": 2}), encoding="utf-8")
-    with pytest.raises(InputError, match=r"is of format 2, this version reads 1. Upgrade"):
+    file.write_text(json.dumps(json.loads(body) | {"format": 3}), encoding="utf-8")
+    with pytest.raises(InputError, match=r"is of format 3, this version reads up to 2. Upgrade"):
         load_student(tmp_path)
     file.write_text(body, encoding="utf-8")
     (tmp_path / "head.safetensors").unlink()

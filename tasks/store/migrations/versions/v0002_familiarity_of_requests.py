@@ -1,0 +1,17 @@
+"""Familiarity of requests."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("traffic", sa.Column("familiarity", sa.Float(), nullable=True))
+
+
+def downgrade() -> None:
+    op.drop_column("traffic", "familiarity")
