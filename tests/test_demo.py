@@ -56,5 +56,5 @@ def test_the_demos_report_is_one_page_with_its_figures(demo: Demo) -> None:
     page = Path(demo.numbers["places"]["report"]).read_text(encoding="utf-8")
     assert not re.findall(r"(?:src|href)=[\"']https?:", page)
     assert page.count("data:image") >= 3
-    assert "confus" in page
+    assert "What is taken for what" in page
     assert "scalat" in page

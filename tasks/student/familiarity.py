@@ -21,7 +21,7 @@ PER_LABEL = 16
 MOST = 8192
 """Prototypes in all; where there are more labels than fit, each has fewer, at least one."""
 
-SHARPNESS = 2.0
+SHARPNESS = 1.0
 """An item as far again from its label as the typical one loses this much of its log-odds."""
 
 ROWS_A_LABEL = 1024

@@ -189,7 +189,7 @@ def test_mlflow_serves_what_the_jobs_wrote(up: Up) -> None:
     client = MlflowClient(up.state["mlflow"])
     experiment = client.get_experiment_by_name("tiny")
     assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id], "attributes.run_name LIKE 'retrain%'")
+    runs = client.search_runs([experiment.experiment_id], "tags.stage = 'retrain'")
     assert runs
     listed = httpx.get(
         f"{up.state['mlflow']}/api/2.0/mlflow/artifacts/list", params={"run_id": runs[0].info.run_id}

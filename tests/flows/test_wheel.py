@@ -72,7 +72,7 @@ def test_the_registered_model_answers_without_the_project(turned: Wheel) -> None
     model = mlflow.pyfunc.load_model(f"models:/{turned.project.project}@champion")
     told = model.predict(pd.DataFrame({"text": names}))
     answers = student.answers(load_encoder(student.encoder).encode(names))
-    assert list(told.columns) == ["department", "category", "confidence"]
+    assert list(told.columns) == ["department", "category", "confidence", "score"]
     said = [
         " > ".join(part for part in row if part)
         for row in told[["department", "category"]].to_numpy().tolist()
