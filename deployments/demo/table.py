@@ -102,7 +102,8 @@ def _promise(result: DemoResult) -> str:
     ):
         lines.append(f"  {name:<34}" + "".join(f"{show(turn):>16}" for turn in result.turns[:2]))
     lines.append(
-        "  The reviewer decided where student and teacher differed and on a share of the rest; a slip there counts as an error."
+        "  The reviewer decided where student and teacher differed and on a share of the rest; "
+        "a slip there counts as an error."
     )
     return "\n".join(lines)
 
