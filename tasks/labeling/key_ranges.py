@@ -15,15 +15,20 @@ from tasks.synthetic import SYNTHETIC
 
 Range = tuple[bytes, bytes | None]  # from the first key on, below the second if there is one
 
-ROWS_AT_ONCE = 10_000
-MOST_RANGES = 64
+ROWS_AT_ONCE = 4_000
+MOST_RANGES, LEAST_RANGES = 128, 16
+READ_ROWS = 50_000_000  # in all, some ten seconds: keys have no index, so that each range reads the whole table
 ROWS_OF_THE_DRIVER = 4096  # what the driver hands out takes ten times the memory of the frame it becomes
 
 
 def key_ranges(store: Store, *tables: Table) -> list[Range]:
-    """Ranges that together hold all keys, each with some ten thousand rows of the largest of the tables."""
+    """Ranges that together hold all keys, each with some thousands of rows of the largest of the tables.
+
+    Of tables beyond `READ_ROWS / MOST_RANGES` rows there are fewer and larger ones: time counts there, too.
+    """
     rows = max(int(store.scalar(select(func.count()).select_from(table)) or 0) for table in tables)
-    count = min(MOST_RANGES, max(1, -(-rows // ROWS_AT_ONCE)))
+    affordable = max(LEAST_RANGES, READ_ROWS // max(rows, 1))
+    count = min(MOST_RANGES, affordable, max(1, -(-rows // ROWS_AT_ONCE)))
     ends = [bytes([place * 256 // count]) for place in range(1, count)]
     return list(zip([b"", *ends], [*ends, None], strict=True))
 

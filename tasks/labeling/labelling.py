@@ -20,6 +20,7 @@ from tasks.labeling.earlier import remember, still_answered
 from tasks.labeling.resolving import Resolved, resolve, ties
 from tasks.labeling.selection import Acquisition, choose, stored_requests, what_is_due
 from tasks.labeling.sending import Send, ask
+from tasks.memory import hand_back
 from tasks.records import Labelled
 from tasks.store import Store, schema
 from tasks.store.moved import as_of_today
@@ -85,6 +86,7 @@ def label_items(
         acquisition,
         lambda due: _may_run_out(store, how, due, budget_usd),
     )
+    hand_back()
     asked = Asked()
     if chosen.due.height:
         requests = stored_requests(store, chosen.due, how.prompt.modality)
@@ -103,6 +105,7 @@ def label_items(
                 )
     finally:
         failed = asked.failed_keys | fetched.totals.failed_keys
+        hand_back()
         done = resolve(
             store,
             how.version,

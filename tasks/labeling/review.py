@@ -19,6 +19,7 @@ from tasks.labeling.label_studio_annotations import read_annotations
 from tasks.labeling.review_csv import read_review_csv, write_review_csv
 from tasks.labeling.review_files import kind_of
 from tasks.labeling.review_queue import RARE_ITEMS, review_queue, with_contents
+from tasks.memory import hand_back
 from tasks.records import Record
 from tasks.store import Store
 from tasks.store.items import known_keys
@@ -78,6 +79,7 @@ def export_review(
     Raises:
         TaxonomyError: a label cannot be written as XML.
     """
+    hand_back()
     queue = review_queue(store, taxonomy, passes, contradicted, gold_keys, limit, rare_items, wanted)
     why = dict(queue.group_by("why", maintain_order=True).len().iter_rows())
     if form == "csv":

@@ -19,6 +19,7 @@ from prefect.cache_policies import NO_CACHE
 from sqlalchemy import func, select
 
 from tasks.errors import ConfigError, TrainingError
+from tasks.memory import hand_back
 from tasks.pieces import items_in_pieces
 from tasks.project import Project
 from tasks.records import Ingested, Labelled, Synthesized, hash_of
@@ -101,6 +102,7 @@ def take_in_items(project: Project, run_id: int) -> Ingested:
             rejected_before(store, file, settings, counts)
             note_source(store, str(file), stat.st_size, stat.st_mtime, read, settings)
     write_rejections(project.root / "rejected" / f"items-run-{run_id}.csv", rejections)
+    hand_back()
     return Ingested(rows, new, dict(rejected))
 
 
