@@ -17,7 +17,7 @@ Range = tuple[bytes, bytes | None]  # from the first key on, below the second if
 
 ROWS_AT_ONCE = 4_000
 MOST_RANGES, LEAST_RANGES = 128, 16
-READ_ROWS = 50_000_000  # in all, some ten seconds: keys have no index, so that each range reads the whole table
+READ_ROWS = 50_000_000  # in all: keys have no index, so that each range reads the whole table
 ROWS_OF_THE_DRIVER = 4096  # what the driver hands out takes ten times the memory of the frame it becomes
 
 
