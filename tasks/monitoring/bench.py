@@ -24,10 +24,9 @@ from tasks.promotion.tracking import registry_of
 from tasks.records import Policy, Record
 from tasks.routing.cascade import cleared
 from tasks.store import Store, schema
-from tasks.store.items import content_of
+from tasks.store.items import content_of, newest_items
 from tasks.store.policies import policy_in_force
 from tasks.student.package import Student
-from tasks.synthetic import SYNTHETIC
 
 WARM_UP = 8
 BATCH_ROWS = 1024
@@ -164,13 +163,7 @@ def stored_contents(project: Project, store: Store, items: int) -> list[Any]:
     Raises:
         TrainingError: there is none.
     """
-    columns = schema.items.c
-    rows = store.read(
-        select(columns.key, columns.text, columns.image)
-        .where(columns.origin != SYNTHETIC)
-        .order_by(columns.id.desc())
-        .limit(items)
-    )
+    rows = newest_items(store, items)
     if not rows.height:
         raise TrainingError(
             "there is no item to measure on", "`flywheel embed` takes in the project's items."

@@ -9,21 +9,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-from sqlalchemy import select
-
 from tasks.errors import ConfigError, TrainingError
 from tasks.project import Project
 from tasks.promotion.registry import CHALLENGER, CHAMPION, Registry
 from tasks.promotion.tracking import registry_of
 from tasks.records import Retrained
-from tasks.store import Store, schema
-from tasks.store.items import content_of
+from tasks.store import Store
+from tasks.store.items import newest_items
 from tasks.store.policies import policy_in_force
 from tasks.student.onnx_comparison import needs
 from tasks.student.onnx_export import Exported, export_onnx
 from tasks.student.package import Student
-from tasks.synthetic import SYNTHETIC
 
 COMPARED_ITEMS = 500
 ONNX = "onnx"
@@ -111,24 +107,13 @@ def compared_inputs(project: Project, store: Store, student: Student) -> Any:
     Raises:
         TrainingError: there is no item.
     """
-    columns = schema.items.c
-    rows = store.read(
-        select(columns.key, columns.text, columns.image)
-        .where(columns.origin != SYNTHETIC)
-        .order_by(columns.id.desc())
-        .limit(COMPARED_ITEMS)
-    )
+    from tasks.embedding.vectors import has_vector
+    from tasks.student.samples import inputs_of
+
+    rows = newest_items(store, COMPARED_ITEMS)
     if not rows.height:
         raise TrainingError(
             "there is no item to compare the graph on", "`flywheel embed` takes in the project's items."
         )
-    return _inputs(project, student, rows)
-
-
-def _inputs(project: Project, student: Student, rows: pl.DataFrame) -> Any:
-    from tasks.embedding.vectors import has_vector, vectors_of
-
-    if student.reads_images:
-        return list(content_of(rows, "image"))
-    vectors = vectors_of(student.encoder, project.cache_root, rows, student.modality)
-    return vectors[has_vector(vectors)]
+    inputs = inputs_of(project, student, rows)
+    return list(inputs) if student.reads_images else inputs[has_vector(inputs)]

@@ -39,7 +39,7 @@ from tasks.records import Policy, Promoted
 from tasks.routing.cascade import cleared
 from tasks.sources import read_gold
 from tasks.store import Store, open_store
-from tasks.store.items import content_of, read_contents
+from tasks.store.items import newest_items, read_contents
 from tasks.store.moved import current_labels, today, today_or_then
 from tasks.store.policies import policy_in_force
 from tasks.store.traffic import audits
@@ -240,17 +240,10 @@ def _user() -> str:
 
 def _scores(project: Project, store: Store, student: Any) -> bool:
     """Whether the student gives a finite probability for some item at hand."""
-    contents = read_contents(store).head(1)
-    P = student.probabilities(_inputs(project, student, contents))
+    from tasks.student.samples import inputs_of
+
+    P = student.probabilities(inputs_of(project, student, newest_items(store, 1)))
     return bool(np.isfinite(P).all())
-
-
-def _inputs(project: Project, student: Any, contents: pl.DataFrame) -> Any:
-    from tasks.embedding.vectors import vectors_of
-
-    if student.reads_images:
-        return content_of(contents, "image")
-    return vectors_of(student.encoder, project.cache_root, contents, student.modality)
 
 
 def _paired(
@@ -263,7 +256,7 @@ def _paired(
     audited = (
         audited.with_columns(today(audited["label"], project.taxonomy))
         .filter(pl.col("role") == "evaluation")
-        .join(read_contents(store), on="key", how="inner", maintain_order="left")
+        .join(read_contents(store, audited), on="key", how="inner", maintain_order="left")
     )
     known, samples = _known(project, champion[0]), []
     for name, rows in (("gold", gold), ("audited traffic", audited)):
@@ -313,9 +306,11 @@ def _judge_pair(
     champion: tuple[Any, Policy | None],
     challenger: tuple[Any, Policy | None],
 ) -> Judged:
+    from tasks.student.samples import inputs_of
+
     said, covers = [], []
     for student, policy in (champion, challenger):
-        answers = student.answers(_inputs(project, student, rows))
+        answers = student.answers(inputs_of(project, student, rows))
         thresholds = policy.thresholds if policy else None
         said.append(today_or_then(answers.labels, project.taxonomy))
         covers.append(

@@ -130,6 +130,13 @@ def read_contents(store: Store, keys: pl.DataFrame | None = None) -> pl.DataFram
     return pl.concat(found) if found else store.read(query)
 
 
+def newest_items(store: Store, count: int) -> pl.DataFrame:
+    """key, text, image of the items that came last, at most `count`; synthetic examples are not among them."""
+    columns = schema.items.c
+    query = select(columns.key, columns.text, columns.image).where(columns.origin != SYNTHETIC)
+    return store.read(query.order_by(columns.id.desc()).limit(count))
+
+
 def count_items(store: Store) -> int:
     """How many items there are, synthetic examples not counted."""
     real = select(func.count()).select_from(schema.items).where(schema.items.c.origin != SYNTHETIC)
