@@ -14,8 +14,8 @@ import numpy as np
 from tasks.project import Project
 from tasks.promotion.evaluation_tables import evaluation_tables, level_metrics, report_metrics
 from tasks.promotion.registry import CandidateRun, Registry
-from tasks.records import Cleaned, Policy, Retrained
 from tasks.student.certifying import CalibrationSample, path_as_dict
+from tasks.student.challenger import Challenger
 from tasks.student.evaluation_figures import (
     beside_teacher_figure,
     candidates_figure,
@@ -24,11 +24,11 @@ from tasks.student.evaluation_figures import (
     slices_figure,
     weakest_labels_figure,
 )
-from tasks.student.evaluation_report import RAW, EvaluationReport, judged_answers
+from tasks.student.evaluation_report import RAW, judged_answers
 from tasks.student.figures import calibration_figure, confusion_figure, escalation_figure
 from tasks.student.label_scores import weakest
-from tasks.student.retrain import Trained, flat_metrics
-from tasks.student.thresholds import Certificate, escalation_table
+from tasks.student.retrain import Trained
+from tasks.student.thresholds import escalation_table
 from tasks.taxonomy import split
 
 NOTE = "mlflow.note.content"
@@ -44,22 +44,15 @@ def registry_of(project: Project) -> Registry:
     )
 
 
-def parent_run(
-    project: Project,
-    trained: Trained,
-    report: EvaluationReport,
-    policy: Policy,
-    certificate: Certificate | None,
-    sample: CalibrationSample | None,
-    record: Retrained,
-    cleaned: Cleaned,
-    version: str,
-) -> CandidateRun:
+def parent_run(project: Project, made: Challenger, version: str) -> CandidateRun:
     """The retrain itself: what it was given, what came out, the figures of its winner, all of it in words.
 
     Args:
+        project: its settings.
+        made: what came out.
         version: that the winner will be registered as, so that the runs of two retrains can be told apart.
     """
+    trained, report, policy, cleaned = made.trained, made.report, made.policy, made.cleaned
     levels, judged_on = trained.student.levels, trained.judged_on
     parameters = {
         "encoder": project.encoder.model,
@@ -72,7 +65,7 @@ def parent_run(
         "confidence": policy.confidence,
         "taxonomy_version": project.taxonomy.version,
     }
-    metrics = dict(record.metrics) | level_metrics(trained.winner_scores, judged_on) | report_metrics(report)
+    metrics = made.metrics | level_metrics(trained.winner_scores, judged_on) | report_metrics(report)
     metrics |= {
         "out_of_fold_log_loss": _loss(trained, trained.student.kind),
         "certified_coverage": policy.certified_coverage,
@@ -81,7 +74,7 @@ def parent_run(
         "noise_estimate": cleaned.noise_estimate,
         "labels_overwritten": float(cleaned.levels[levels.names[-1]]["share"]),
     }
-    metrics |= {f"teacher.{name}": value for name, value in record.teacher.items()}
+    metrics |= {f"teacher.{name}": value for name, value in made.teacher.items()}
     metrics |= {f"gold.{effect.level}.cleaning_delta": effect.delta[0] for effect in trained.cleaning}
     for level, value in (policy.thresholds or {}).items():
         metrics[f"threshold.{level}"] = value
@@ -92,23 +85,21 @@ def parent_run(
         "model_version": version,
         "judged_on": judged_on,
         "limited_by": report.limit.cause or "nothing",
-        NOTE: _in_words(trained, report, policy, record),
+        NOTE: _in_words(made),
     }
-    figures = _figures(trained, report, certificate, sample)
-    return CandidateRun(f"v{version} {trained.student.kind}", parameters, metrics, figures, tags)
+    return CandidateRun(f"v{version} {trained.student.kind}", parameters, metrics, _figures(made), tags)
 
 
-def candidate_runs(
-    trained: Trained, record: Retrained, report: EvaluationReport, version: str
-) -> list[CandidateRun]:
+def candidate_runs(made: Challenger, version: str) -> list[CandidateRun]:
     """One nested run a candidate, and one for the winner trained without cleaning; metrics named as the parent's."""
+    trained, report, flat = made.trained, made.report, made.candidate_metrics
     runs = []
     for candidate in trained.candidates:
         before = candidate.name == RAW
         kind = trained.student.kind if before else candidate.name
         won = candidate.name == trained.student.kind
         name = f"v{version} {kind}" + (", before cleaning" if before else ", the winner" if won else "")
-        metrics = dict(record.candidates[candidate.name]) | {"out_of_fold_log_loss": candidate.loss}
+        metrics = flat[candidate.name] | {"out_of_fold_log_loss": candidate.loss}
         metrics |= level_metrics(trained.scores[candidate.name], trained.judged_on)
         value, low, high = report.against.get(candidate.name, (0.0, 0.0, 0.0))
         metrics |= {"to_winner": value, "to_winner.low": low, "to_winner.high": high}
@@ -132,8 +123,9 @@ def _shown(name: str, trained: Trained) -> str:
     return f"{trained.student.kind}, before cleaning" if name == RAW else name
 
 
-def _in_words(trained: Trained, report: EvaluationReport, policy: Policy, record: Retrained) -> str:
+def _in_words(made: Challenger) -> str:
     """What stands under a run's name in MLflow, in Markdown: the verdicts, and the candidates level by level."""
+    trained, report = made.trained, made.report
     levels, deepest = trained.student.taxonomy.levels, -1
     head = f"| | {' | '.join(levels)} | to the winner, points | calibration error |"
     lines = [head, "|---|" + "---:|" * (len(levels) + 2)]
@@ -144,27 +136,23 @@ def _in_words(trained: Trained, report: EvaluationReport, policy: Policy, record
             gap = f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
         shares = " | ".join(f"{of.top1:.1%}" for of in scores)
         lines.append(f"| {_shown(name, trained)} | {shares} | {gap} | {scores[deepest].ece:.1%} |")
-    if record.teacher:
-        shares = " | ".join(f"{record.teacher[f'gold.{level}.top1']:.1%}" for level in levels)
+    if made.teacher:
+        shares = " | ".join(f"{made.teacher[f'gold.{level}.top1']:.1%}" for level in levels)
         lines.append(f"| the teacher, one pass | {shares} | | |")
     by = "gold items" if trained.judged_on == "gold" else "held-out labels"
     judged = f"{trained.winner_scores[deepest].items:,} {by}"
     return "\n\n".join(
         [
             report.limit.sentence,
-            policy.sentence,
+            made.policy.sentence,
             f"Share right on {judged}, with paired 95 % intervals:",
             "\n".join(lines),
         ]
     )
 
 
-def _figures(
-    trained: Trained,
-    report: EvaluationReport,
-    certificate: Certificate | None,
-    sample: CalibrationSample | None,
-) -> dict[str, Any]:
+def _figures(made: Challenger) -> dict[str, Any]:
+    trained, report = made.trained, made.report
     taxonomy, levels = trained.student.taxonomy, trained.student.levels
     truth, answers = judged_answers(trained)
     deepest, names = taxonomy.levels[-1], [split(node)[-1] for node in taxonomy.nodes[-1]]
@@ -180,8 +168,8 @@ def _figures(
     figures["labels-weakest.png"] = weakest_labels_figure(
         weakest(report.levels[-1].labels, MOST_WEAK), names, deepest
     )
-    if certificate is not None and sample is not None:
-        figures["escalation.png"] = escalation_figure(certificate, sample.against)
+    if made.certificate is not None and made.sample is not None:
+        figures["escalation.png"] = escalation_figure(made.certificate, made.sample.against)
     if trained.cleaning:
         figures["cleaning_before_after.png"] = cleaning_figure(trained.cleaning)
     if report.slices:
@@ -208,14 +196,9 @@ def tables(trained: Trained) -> dict[str, Mapping[str, Sequence[Any]]]:
     }
 
 
-def retrain_facts(
-    trained: Trained,
-    report: EvaluationReport,
-    sample: CalibrationSample | None,
-    certificate: Certificate | None,
-    cleaned: Cleaned,
-) -> dict[str, Any]:
+def retrain_facts(made: Challenger) -> dict[str, Any]:
     """Everything the report draws and `flywheel thresholds` certifies on, as plain values."""
+    trained, report, sample, certificate = made.trained, made.report, made.sample, made.certificate
     truth, answers = judged_answers(trained)
     deepest = report.levels[-1]
     leaves = trained.student.taxonomy.leaves
@@ -247,8 +230,9 @@ def retrain_facts(
             "judged": report.curve.judged,
             "rows": report.curve.rows,
         },
-        "scores": {name: flat_metrics(scores, trained.judged_on) for name, scores in trained.scores.items()},
-        "cleaning": cleaned.as_dict(),
+        "scores": made.candidate_metrics,
+        "cleaning": made.cleaned.as_dict(),
+        "cleaning_effect": [asdict(effect) for effect in trained.cleaning],
         "curve": [asdict(point) for point in certificate.curve] if certificate else [],
         "path": path_as_dict(trained.path),
         "sample": None if sample is None else _sample_facts(sample, trained.student.taxonomy.other),

@@ -6,7 +6,7 @@ Each reads, calls one domain function, writes, and returns a small record.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.project import Project
 from tasks.records import Adjudicated, Cleaned, Policy, Retrained, Snapshot, hash_of
-from tasks.sources import read_gold, read_gold_rows
+from tasks.sources import read_gold
 from tasks.store import open_store
 from tasks.store.moved import lost_labels, today_or_then
 from tasks.store.policies import append_policy, policy_in_force
@@ -37,123 +37,27 @@ def take_snapshot(project: Project) -> Snapshot:
 @task(name="train and register", cache_policy=NO_CACHE)
 def train_and_register(project: Project, cleaned: Cleaned, run_id: int) -> Retrained:
     """Afterwards a calibrated challenger with its policy stands in the registry, its run in MLflow."""
-    from tasks.cleaning.overview import cleaning_tables
-    from tasks.embedding.vectors import encoder_settings
-    from tasks.promotion.evaluation_tables import evaluation_tables
-    from tasks.promotion.exporting import attach_onnx
-    from tasks.promotion.tracking import candidate_runs, parent_run, registry_of, retrain_facts, tables
-    from tasks.student.certifying import first_large_enough, issue_policy
-    from tasks.student.evaluation_report import evaluation_report
-    from tasks.student.finetuning import Finetuning
-    from tasks.student.held_out import write_held_out
-    from tasks.student.judged import with_roles
+    from tasks.monitoring.progress import progress_of
+    from tasks.promotion.registering import register_challenger
+    from tasks.promotion.tracking import registry_of
+    from tasks.student.challenger import make_challenger
     from tasks.student.onnx_comparison import needs
-    from tasks.student.retrain import flat_metrics, retrain
-    from tasks.student.samples import samples
-    from tasks.student.teacher_on_gold import teacher_metrics, teacher_on_gold
-    from tasks.student.training import ImageTraining
-    from tasks.student.training_inputs import training_inputs
 
-    store, taxonomy = open_store(project.database_url, project.project), project.taxonomy
+    store = open_store(project.database_url, project.project)
     if project.student.onnx:
         needs("onnx", "onnxruntime")  # told before hours are spent on training
     registry = registry_of(project)
-    encoder = encoder_settings(project.encoder)
-    read = read_gold_rows(project)
-    gold = with_roles(read.frame)
-    inputs = training_inputs(project, store, cleaned, gold)
-    trained = retrain(
-        inputs.training,
-        project.student.candidates,
-        taxonomy,
-        encoder,
-        project.task.modality,
-        gold,
-        (inputs.gold_vectors, inputs.gold_contents),
-        starts=project.routing.starts,
-        near=cleaned.strength,
-        ensemble_with=project.student.ensemble_with,
-        prototypes=project.student.prototypes,
-        finetuning=Finetuning(encoder, registry.encoders_home, **project.student.finetune.model_dump()),
-        images=ImageTraining(
-            project.student.timm_model,
-            project.student.pretrained,
-            project.student.epochs,
-            project.student.image_size,
-        ),
-    )
-    sample = first_large_enough([*samples(project, store, trained.student, trained.gold), trained.held_out])
-    policy, certificate = issue_policy(
-        trained.path,
-        sample,
-        taxonomy.levels,
-        taxonomy.other,
-        project.routing.target_error,
-        project.routing.confidence,
-        "",
-        project.routing.partial,
-    )
-    student = replace(trained.student, about={**trained.student.about, "policy": policy.as_dict()})
-    said = teacher_on_gold(store, taxonomy, gold)
-    report = evaluation_report(
-        trained,
-        inputs.training,
-        said,
-        read.slices,
-        cleaned.noise_estimate or None,
-        float(cleaned.levels[taxonomy.levels[-1]]["share"]),
-    )
-    metrics = flat_metrics(trained.winner_scores, trained.judged_on)
-    record = Retrained(
-        run_id="",
-        model_version="",
-        student=student.kind,
-        metrics=metrics,
-        policy=policy,
-        snapshot=cleaned.snapshot,
-        bottleneck=report.limit.sentence,
-        candidates={name: flat_metrics(scores, trained.judged_on) for name, scores in trained.scores.items()},
-        teacher=teacher_metrics(said, taxonomy, gold),
-        before_cleaning=(
-            flat_metrics(trained.scores["raw labels"], trained.judged_on)
-            if "raw labels" in trained.scores
-            else metrics
-        ),
-    )
-    facts = retrain_facts(trained, report, sample, certificate, cleaned)
-    facts["cleaning_effect"] = [asdict(effect) for effect in trained.cleaning]
-    version = registry.next_version()
-    mlflow_run = registry.log_retrain(
-        parent_run(project, trained, report, policy, certificate, sample, record, cleaned, version),
-        candidate_runs(trained, record, report, version),
-        project.root.joinpath(cleaned.snapshot.path),
-        cleaned.snapshot.fingerprint,
-        tables(trained) | evaluation_tables(trained, report) | cleaning_tables(cleaned, trained.cleaning),
-        facts | record.as_dict(),
-    )
-    version = registry.register(
-        mlflow_run,
-        student,
-        policy.sentence,
-        {"coverage": f"{policy.certified_coverage:.4f}", "against": policy.against, "student": student.kind}
-        | ({} if gold.height else {"verified": "unverified"}),
-    )
-    policy = append_policy(store, replace(policy, model_version=version), run_id)
-    record = replace(record, run_id=mlflow_run, model_version=version, policy=policy)
-    if project.student.onnx:
-        attach_onnx(
-            registry,
-            record,
-            student,
-            inputs.training.images if student.reads_images else inputs.training.vectors,
-        )
-    place = project.root / "retrains" / f"{version}.json"
-    settled = inputs.frame.filter(pl.Series(inputs.settled)).select("key")
-    write_held_out(place.with_suffix(".heldout.parquet"), settled, trained.held_out, policy)
-    beside = place.with_suffix(".tmp")
-    trained_with = {"record": record.as_dict(), "trained_with": _training_settings(project)}
-    beside.write_text(json.dumps(facts | trained_with), encoding="utf-8")
-    beside.rename(place)
+    progress, steps = progress_of("retraining"), len(project.student.candidates) + 2  # judged, registered
+
+    def told(done: int) -> None:
+        if progress is not None:
+            progress(done, steps)
+
+    told(0)
+    made = make_challenger(project, store, cleaned, registry.encoders_home, told)
+    told(steps - 1)
+    record = register_challenger(project, store, registry, made, run_id, _training_settings(project))
+    told(steps)
     return record
 
 
@@ -180,7 +84,7 @@ def _training_settings(project: Project) -> str:
 def adjudicate_audits(project: Project, run_id: int) -> Adjudicated:
     """Afterwards the adjudicator has decided what champion and challenger still lack; what waits is written down."""
     from tasks.labeling.adjudication_queue import keep_plans
-    from tasks.monitoring.progress import console_progress
+    from tasks.monitoring.progress import progress_of
     from tasks.promotion.tracking import registry_of
     from tasks.student.adjudicating_audits import adjudicate
     from tasks.student.judged import with_roles
@@ -194,7 +98,7 @@ def adjudicate_audits(project: Project, run_id: int) -> Adjudicated:
         student = registry.load(version)
         audited = audited_sample(project, store, student, calibrated_on)
         if audited is not None:
-            terms, progress = terms_of(project, student), console_progress("adjudicating")
+            terms, progress = terms_of(project, student), progress_of("adjudicating")
             done = done.then(adjudicate(project, store, version, audited, terms, run_id, progress))
     keep_plans(project.root, done.versions.keys())
     return done
