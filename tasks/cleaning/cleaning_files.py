@@ -17,6 +17,7 @@ from tasks.cleaning.sample import as_csv, readable_sample
 from tasks.project import Project
 from tasks.records import Cleaned, Snapshot
 from tasks.taxonomy import Taxonomy, truncate
+from tasks.whole_files import written_whole
 
 
 def cleaning_before(path: Path, snapshot: Snapshot) -> Cleaned | None:
@@ -39,21 +40,12 @@ def write_cleaning(record: Cleaned, frame: pl.DataFrame, sample: str | None) -> 
     """The labels, then a sample of them to read, last the record: what a kill leaves is not taken for a cleaning."""
     path = Path(record.path)
     record = replace(record, sample=sample_beside(path, sample))
-    parts = [
-        (path, ".tmp"),
-        (path.with_suffix(".sample.csv"), ".csv.tmp"),
-        (path.with_suffix(".json"), ".json.tmp"),
-    ]
-    texts = [None, sample, json.dumps(record.as_dict())]
-    for (file, suffix), text in zip(parts, texts, strict=True):
-        beside = path.with_suffix(suffix)
-        if file == path:
-            frame.write_parquet(beside)
-        elif text is None:
-            continue
-        else:
-            beside.write_text(text, encoding="utf-8")
-        beside.rename(file)
+    with written_whole(path) as beside:
+        frame.write_parquet(beside)
+    for suffix, text in ((".sample.csv", sample), (".json", json.dumps(record.as_dict()))):
+        if text is not None:
+            with written_whole(path.with_suffix(suffix)) as beside:
+                beside.write_text(text, encoding="utf-8")
     return record
 
 

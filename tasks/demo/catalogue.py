@@ -6,7 +6,6 @@ single name is written (`naming`), and nothing of teachers, students or the data
 
 from __future__ import annotations
 
-import os
 import random
 import unicodedata
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ import yaml
 
 from tasks.demo import naming, vocabulary
 from tasks.demo.vocabulary import NONE_OF_THESE, ProductType, taxonomy_mapping
+from tasks.whole_files import written_whole
 
 __all__ = ["LEVELS", "Catalogue", "generate", "taxonomy_mapping", "taxonomy_yaml", "write", "write_traffic"]
 
@@ -227,15 +227,11 @@ def write_traffic(folder: Path, traffic: pl.DataFrame, turn: int) -> Path:
 
 def write_parquet(file: Path, frame: pl.DataFrame) -> None:
     """Write a frame beside its place and rename it there, making the folders it needs."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(file.name + f".{os.getpid()}.part")
-    frame.write_parquet(beside)
-    beside.replace(file)
+    with written_whole(file) as beside:
+        frame.write_parquet(beside)
 
 
 def write_text(file: Path, text: str) -> None:
     """Write a text beside its place and rename it there, making the folders it needs."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(file.name + f".{os.getpid()}.part")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(file)
+    with written_whole(file) as beside:
+        beside.write_text(text, encoding="utf-8")

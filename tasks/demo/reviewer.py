@@ -6,12 +6,12 @@ It owns nothing but the column `final_label`. It does not know where the file ca
 from __future__ import annotations
 
 import csv
-import os
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tasks.errors import InputError
+from tasks.whole_files import written_whole
 
 FINAL = "final_label"
 _NEVER_CANDIDATES = frozenset({"key", "id", "text", FINAL})
@@ -108,10 +108,7 @@ def _read(file: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 
 def _write(file: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(file.name + f".{os.getpid()}.part")
-    with beside.open("w", encoding="utf-8", newline="") as handle:
+    with written_whole(file) as beside, beside.open("w", encoding="utf-8", newline="") as handle:
         writer = csv.DictWriter(handle, columns)
         writer.writeheader()
         writer.writerows(rows)
-    beside.replace(file)

@@ -11,6 +11,8 @@ from typing import Any
 
 import polars as pl
 
+from tasks.whole_files import written_whole
+
 PLAN_SCHEMA: dict[str, Any] = {
     "key": pl.Binary,
     "student_label": pl.String,
@@ -38,11 +40,8 @@ def write_plan(root: Path, version: str, plan: pl.DataFrame) -> None:
         version: of the model.
         plan: columns as `PLAN_SCHEMA`.
     """
-    file = _file(root, version)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_suffix(".tmp")
-    plan.select(list(PLAN_SCHEMA)).cast(pl.Schema(PLAN_SCHEMA)).write_parquet(beside)
-    beside.rename(file)
+    with written_whole(_file(root, version)) as beside:
+        plan.select(list(PLAN_SCHEMA)).cast(pl.Schema(PLAN_SCHEMA)).write_parquet(beside)
 
 
 def keep_plans(root: Path, versions: Collection[str]) -> None:

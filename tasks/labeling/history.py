@@ -24,6 +24,7 @@ from tasks.store.items import append_items
 from tasks.store.labels import append_labels, raw_labels
 from tasks.store.moved import as_of_today
 from tasks.taxonomy import Taxonomy
+from tasks.whole_files import written_whole
 
 TEXT_COLUMNS = ("text", "input", "prompt", "name", "content", "query", "question", "title")
 LABEL_COLUMNS = ("label", "output", "answer", "completion", "response", "category", "class")
@@ -235,8 +236,6 @@ def _words(message: Mapping[str, Any]) -> str:
 
 
 def _write_rejections(file: Path, rejections: Sequence[tuple[int, str, str, str]]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}.part")
     frame = pl.DataFrame(rejections, schema=["row", "reason", "label", "text"], orient="row")
-    frame.write_csv(beside)
-    beside.replace(file)
+    with written_whole(file) as beside:
+        frame.write_csv(beside)

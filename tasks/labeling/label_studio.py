@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from tasks.errors import InputError, TaxonomyError
 from tasks.labeling.review_csv import BETWEEN
 from tasks.store.items import content_of
 from tasks.taxonomy import Taxonomy, join, split
+from tasks.whole_files import written_whole
 
 CONTROL, OBJECT = "final_label", "item"
 MOST_BYTES = (
@@ -116,20 +116,15 @@ def review_tasks(
 
 
 def write_tasks(file: Path, tasks: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
-    """Write the tasks one by one as a JSON array (beside, then renamed); returns how many and how many bytes."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(
-        f".{file.name}.{os.getpid()}.part"
-    )  # an export may come while a run writes its own
+    """Write the tasks one by one as a JSON array; returns how many and how many bytes."""
     count = 0
-    with beside.open("w", encoding="utf-8") as out:
+    with written_whole(file) as beside, beside.open("w", encoding="utf-8") as out:
         out.write("[")
         for task in tasks:
             out.write(",\n" if count else "\n")
             out.write(json.dumps(task, ensure_ascii=False))  # json.dump would encode in Python
             count += 1
         out.write("\n]\n")
-    beside.replace(file)
     return count, file.stat().st_size
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import polars as pl
 from tasks.errors import InputError
 from tasks.labeling.decisions import Complaints, Decisions, LabelReader
 from tasks.labeling.review_files import opened_text
+from tasks.whole_files import written_whole
 
 COLUMNS = (
     "key",
@@ -59,20 +59,15 @@ def armed(cell: str) -> str:
 
 
 def write_review_csv(file: Path, rows: Iterable[pl.DataFrame]) -> int:
-    """Write the rows (columns of the queue, source_id, text) beside, then rename; returns how many bytes.
+    """Write the rows (columns of the queue, source_id, text); returns how many bytes.
 
     It begins with a byte order mark, without which Excel reads UTF-8 as something else.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(
-        f".{file.name}.{os.getpid()}.part"
-    )  # an export may come while a run writes its own
-    with beside.open("wb") as out:
+    with written_whole(file) as beside, beside.open("wb") as out:
         head = pl.DataFrame(schema=dict.fromkeys(COLUMNS, pl.String))
         head.write_csv(out, include_bom=True)
         for chunk in rows:
             _cells(chunk).write_csv(out, include_header=False)
-    beside.replace(file)
     return file.stat().st_size
 
 

@@ -13,6 +13,7 @@ from tasks.project import Project
 from tasks.sources import expand
 from tasks.store import Store, open_store
 from tasks.store.labels import newest_label_id
+from tasks.whole_files import written_whole
 
 
 @task(name="has anything changed", cache_policy=NO_CACHE)
@@ -39,10 +40,9 @@ def write_report(project: Project) -> str:
 
     store = open_store(project.database_url, project.project)
     place = project.root / "report" / "index.html"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    beside = place.with_suffix(".tmp")
-    beside.write_text(render_report(report_facts(project, store)), encoding="utf-8")
-    beside.rename(place)
+    page = render_report(report_facts(project, store))
+    with written_whole(place) as beside:
+        beside.write_text(page, encoding="utf-8")
     return str(place)
 
 

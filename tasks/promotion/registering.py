@@ -19,6 +19,7 @@ from tasks.store import Store
 from tasks.store.policies import append_policy
 from tasks.student.challenger import Challenger
 from tasks.student.held_out import write_held_out
+from tasks.whole_files import written_whole
 
 
 def register_challenger(
@@ -76,9 +77,7 @@ def register_challenger(
         attach_onnx(registry, record, student, training.images if student.reads_images else training.vectors)
     place = project.root / "retrains" / f"{version}.json"
     write_held_out(place.with_suffix(".heldout.parquet"), made.settled_keys, trained.held_out, policy)
-    beside = place.with_suffix(".tmp")
-    beside.write_text(
-        json.dumps(facts | {"record": record.as_dict(), "trained_with": trained_with}), encoding="utf-8"
-    )
-    beside.rename(place)
+    said = json.dumps(facts | {"record": record.as_dict(), "trained_with": trained_with})
+    with written_whole(place) as beside:
+        beside.write_text(said, encoding="utf-8")
     return record

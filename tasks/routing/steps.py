@@ -32,7 +32,7 @@ from tasks.routing.lookup import logged_answers, routed_before
 from tasks.sources import Items, expand, is_sql, iterate_sources
 from tasks.store import Store, open_store
 from tasks.store.database import get_meta
-from tasks.store.items import append_items, content_of, note_source, source_unchanged
+from tasks.store.items import append_items, note_source, source_unchanged
 from tasks.store.moved import current_labels, today_or_then
 from tasks.store.policies import policy_in_force
 from tasks.store.traffic import answer_late, append_traffic, newest_traffic_id, request_id, row_id
@@ -261,17 +261,13 @@ def _ask(router: Router, keys: list[bytes], stage: str, tally: Tally) -> dict[by
 
 
 def _route_one_shard(router: Router, shard: pl.DataFrame, tally: Tally) -> list[dict[str, Any]]:
-    from tasks.embedding.vectors import has_vector, vectors_of
+    from tasks.embedding.vectors import has_vector
+    from tasks.student.samples import inputs_of
 
     answers, unread = None, frozenset[int]()
     if router.student is not None:
-        student = router.student
-        inputs = (
-            content_of(shard, "image")
-            if student.reads_images
-            else vectors_of(student.encoder, router.project.cache_root, shard, student.modality)
-        )
-        answers = student.answers(inputs)
+        inputs = inputs_of(router.project, router.student, shard)
+        answers = router.student.answers(inputs)
         if isinstance(inputs, np.ndarray):
             unread = frozenset(np.flatnonzero(~has_vector(inputs)).tolist())
 

@@ -12,10 +12,11 @@ import polars as pl
 from tasks.records import Policy
 from tasks.student.certifying import CalibrationSample
 from tasks.student.thresholds import accepts
+from tasks.whole_files import written_whole
 
 
 def write_held_out(file: Path, keys: pl.DataFrame, sample: CalibrationSample, policy: Policy) -> None:
-    """Write key, label, answered, covered and confidence of each row, beside and renamed.
+    """Write key, label, answered, covered and confidence of each row.
 
     Args:
         file: its folder is made.
@@ -24,12 +25,11 @@ def write_held_out(file: Path, keys: pl.DataFrame, sample: CalibrationSample, po
         policy: what it would have covered.
     """
     wanted = None if policy.thresholds is None else tuple(policy.thresholds.values())
-    beside = file.with_suffix(".tmp")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    keys.with_columns(
+    rows = keys.with_columns(
         pl.Series("label", list(sample.truth), pl.String),
         pl.Series("answered", sample.answers.labels, pl.String),
         pl.Series("covered", accepts(sample.answers.scores, wanted), pl.Boolean),
         pl.Series("confidence", sample.answers.confidence, pl.Float32),
-    ).write_parquet(beside)
-    beside.rename(file)
+    )
+    with written_whole(file) as beside:
+        rows.write_parquet(beside)

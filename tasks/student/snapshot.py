@@ -7,16 +7,18 @@ models; cleaning reads the snapshot and never changes it.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from tasks.duplicates import near_duplicate_groups, near_duplicates_of
+from tasks.duplicates import Signatures, near_duplicate_groups, near_duplicates_of, signatures
 from tasks.errors import TrainingError
 from tasks.records import Snapshot
 from tasks.student.synthetic import unlike, within_share
 from tasks.synthetic import SYNTHETIC
+from tasks.whole_files import written_whole
 
 COLUMNS = ("key", "label", "source", "group", "weight", "candidates")
 DISPUTED = "disputed"
@@ -81,6 +83,7 @@ def training_rows(
     held_back: pl.DataFrame,
     modality: str,
     most_synthetic: float = 0.5,
+    signed: Callable[[pl.Series, Sequence[str]], Signatures] = lambda _, texts: signatures(texts),
 ) -> TrainingRows:
     """Labelled items fit for training, in the order they arrived, then synthetic ones as far as their share goes.
 
@@ -93,6 +96,7 @@ def training_rows(
         held_back: keys of audits still in their window; they and their near-duplicates are left out, uncounted.
         modality: near-duplicates are looked for among texts only.
         most_synthetic: of a label's rows that may be synthetic, in (0, 1).
+        signed: gives the signatures of texts by their keys, for who keeps them.
     """
     every = contents.select("key", "text").join(labels, on="key", how="inner", maintain_order="left")
     every = every.join(held_back.select("key"), on="key", how="anti")
@@ -102,11 +106,13 @@ def training_rows(
     rows = rows.join(gold.select("key"), on="key", how="anti")
     if modality != "text":
         return TrainingRows(rows.with_columns(pl.col("key").alias("group")).select(COLUMNS), known_gold, 0)
-    near = pl.Series(near_duplicates_of(rows["text"].to_list(), gold["text"].to_list()))
-    rows = rows.filter(~near)
     watched = contents.join(held_back.select("key"), on="key", how="semi")
-    rows = rows.filter(~pl.Series(near_duplicates_of(rows["text"].to_list(), watched["text"].to_list())))
-    first = near_duplicate_groups(rows["text"].to_list())
+    texts = rows["text"].to_list()
+    known = signed(rows["key"], texts)
+    near = near_duplicates_of(texts, gold["text"].to_list(), signed=known)
+    kept = ~near & ~near_duplicates_of(texts, watched["text"].to_list(), signed=known)
+    rows = rows.filter(pl.Series(kept))
+    first = near_duplicate_groups(rows["text"].to_list(), signed=known[kept])
     grouped = rows.with_columns(rows["key"].gather(first).alias("group"))
     written = unlike(written, [*gold["text"].to_list(), *watched["text"].to_list(), *rows["text"].to_list()])
     settled = grouped.filter(pl.col("source") != DISPUTED)
@@ -135,10 +141,8 @@ def write_snapshot(rows: TrainingRows, gold_rows: int, taxonomy_version: str, ro
     fingerprint = digest.hexdigest()
     path = root / "snapshots" / fingerprint / "rows.parquet"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".tmp")
-        frame.write_parquet(beside)
-        beside.rename(path)
+        with written_whole(path) as beside:
+            frame.write_parquet(beside)
     return Snapshot(
         str(path),
         fingerprint,
