@@ -32,6 +32,7 @@ COMMANDS = {
     "rollback": ("deployments.commands.jobs", "Give the champion's place back to its predecessor."),
     "route": ("deployments.commands.jobs", "Answer a file of items by cache, student or teacher."),
     "nightly": ("deployments.commands.jobs", "The whole wheel once."),
+    "monitor": ("deployments.commands.monitor", "Look for drift: is traffic still what was calibrated on?"),
     "report": ("deployments.commands.watch", "Write the HTML report."),
     "export": ("deployments.commands.export", "Write a version as ONNX for programs without this package."),
     "bench": ("deployments.commands.watch", "Measure the champion's latency and throughput."),

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from tasks.labeling.adjudicating import decided_labels
 from tasks.store import Store
 from tasks.store.labels import effective_labels
-from tasks.store.moved import current_labels, today
+from tasks.store.moved import today
 from tasks.store.traffic import audits
 from tasks.student.intervals import clopper_pearson
 from tasks.student.judged import judged_audits
@@ -66,28 +67,11 @@ class Audited:
 
 
 def audited_error(store: Store, window_days: float, now: float, taxonomy: Taxonomy | None = None) -> Audited:
-    """Judge what was audited in the window, the newest request of an item.
-
-    The teacher's own answers count only where somebody else decided: it always agrees with itself.
-    """
-    rows, labels = audits(store, window_days, now), effective_labels(store)
-    if taxonomy is not None:  # labels that were given before and after it changed
-        upper = rows["label"].is_in([node for nodes in taxonomy.nodes for node in nodes])  # a partial answer
-        rows = rows.with_columns(
-            pl.when(upper).then("label").otherwise(today(rows["label"], taxonomy)).alias("label"),
-            today(rows["teacher_label"], taxonomy),
-        )
-        labels = current_labels(store, taxonomy)
-    rows = rows.drop_nulls("label")
-    truth = judged_audits(rows, labels).select("key", "against", truth=pl.col("label"))
-    judged = rows.join(truth, on="key", how="inner", maintain_order="left").filter(
-        (pl.col("tier") != "teacher") | (pl.col("against") == "adjudicated")
-    )
-    tiers = judged.group_by("tier", maintain_order=True).agg(
-        of=pl.len(),
-        # an answer that stops at an upper level is right where the truth lies below it
-        wrong=(~(pl.col("truth") + SEPARATOR).str.starts_with(pl.col("label") + SEPARATOR)).sum(),
-        decided=(pl.col("against") == "adjudicated").sum(),
+    """Judge what was audited in the window, the newest request of an item, tier by tier."""
+    tiers = (
+        judged_answers(store, window_days, now, taxonomy)
+        .group_by("tier", maintain_order=True)
+        .agg(of=pl.len(), wrong=pl.col("wrong").sum(), decided=pl.col("decided").sum())
     )
     return Audited(
         window_days,
@@ -95,4 +79,39 @@ def audited_error(store: Store, window_days: float, now: float, taxonomy: Taxono
             AuditedTier(row["tier"], share_of(row["wrong"], row["of"]), row["decided"])
             for row in tiers.sort("of", "tier", descending=[True, False]).iter_rows(named=True)
         ),
+    )
+
+
+def judged_answers(
+    store: Store, window_days: float, now: float, taxonomy: Taxonomy | None = None
+) -> pl.DataFrame:
+    """tier, at, policy_id of each audited answer in the window that anybody judged; whether it was `wrong`.
+
+    `decided` says that a person or an adjudicator judged; the teacher's own answers count only where they did: it
+    always agrees with itself.
+    """
+    rows = audits(store, window_days, now)
+    if taxonomy is None:
+        labels = effective_labels(store)
+    else:  # labels that were given before and after it changed
+        upper = rows["label"].is_in([node for nodes in taxonomy.nodes for node in nodes])  # a partial answer
+        rows = rows.with_columns(
+            pl.when(upper).then("label").otherwise(today(rows["label"], taxonomy)).alias("label"),
+            today(rows["teacher_label"], taxonomy),
+        )
+        labels = decided_labels(store, rows, taxonomy).with_columns(source=pl.lit("adjudicated"))
+    rows = rows.drop_nulls("label")
+    truth = judged_audits(rows, labels).select("key", "against", truth=pl.col("label"))
+    return (
+        rows.join(truth, on="key", how="inner", maintain_order="left")
+        .with_columns(decided=pl.col("against") == "adjudicated")
+        .filter((pl.col("tier") != "teacher") | pl.col("decided"))
+        .select(
+            "tier",
+            "at",
+            "policy_id",
+            # an answer that stops at an upper level is right where the truth lies below it
+            wrong=~(pl.col("truth") + SEPARATOR).str.starts_with(pl.col("label") + SEPARATOR),
+            decided="decided",
+        )
     )

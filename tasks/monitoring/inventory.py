@@ -74,7 +74,7 @@ class RunLine:
     @property
     def outcome(self) -> str:
         """What it did, in one line."""
-        return "; ".join(_outcomes(self.result))
+        return "; ".join(outcomes(self.result))
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def audits_owed(store: Store) -> int:
     )
 
 
-def _outcomes(result: Mapping[str, Any]) -> list[str]:
+def outcomes(result: Mapping[str, Any]) -> list[str]:
     """One clause a job, in the order the wheel runs them; unknown results say nothing."""
     said = []
     if "error" in result:
@@ -215,6 +215,8 @@ def _outcomes(result: Mapping[str, Any]) -> list[str]:
         said.append(f"trained version {trained['model_version']} ({trained['student']})")
     if promoted.get("promoted"):
         said.append(f"promoted version {promoted['champion_version']}")
+    elif promoted.get("waiting"):
+        said.append(f"version {promoted['challenger_version']} waits for a person's yes")
     elif promoted.get("challenger_version") is not None:
         reasons = ", ".join(promoted["reasons"])
         said.append(f"version {promoted['challenger_version']} not promoted: {reasons}")

@@ -25,11 +25,16 @@ def evidence_above(wrong: NDArray[np.bool_], limit: float) -> NDArray[np.float64
     Returns:
         float64 [n].
     """
+    errors = np.cumsum(wrong, dtype=np.float64)
+    return log_evidence(errors, np.arange(1, len(wrong) + 1) - errors, limit)
+
+
+def log_evidence(
+    errors: NDArray[np.float64], rights: NDArray[np.float64], limit: float
+) -> NDArray[np.float64]:
+    """What `evidence_above` says after so many errors and rights, whatever their order; float64 of their shape."""
     from scipy.special import betaincc, betaln
 
-    errors = np.cumsum(wrong, dtype=np.float64)
-    trials = np.arange(1, len(wrong) + 1, dtype=np.float64)
-    rights = trials - errors
     with np.errstate(divide="ignore"):
         mixed = betaln(errors + 1, rights + 1) + np.log(betaincc(errors + 1, rights + 1, limit))
     return np.asarray(

@@ -1,22 +1,25 @@
-"""The Prefect steps of monitoring: has anything changed, and the report."""
+"""The Prefect steps of monitoring: has anything changed, has traffic drifted, and the report."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.labeling.batch_book import what_waits
+from tasks.monitoring.drift_look import Looked, look, note_alarms
 from tasks.monitoring.wheel import remember, remembered_state, wheel_state
 from tasks.project import Project
+from tasks.retries import AGAIN
 from tasks.sources import expand
 from tasks.store import Store, open_store
 from tasks.store.labels import newest_label_id
 from tasks.whole_files import written_whole
 
 
-@task(name="has anything changed", cache_policy=NO_CACHE)
+@task(name="has anything changed", cache_policy=NO_CACHE, **AGAIN)
 def nothing_changed(project: Project) -> bool:
     """True when this turn brought nothing and the last one was complete, or the very first labels are on their way."""
     store = open_store(project.database_url, project.project)
@@ -25,14 +28,26 @@ def nothing_changed(project: Project) -> bool:
     return remembered_state(store) == _state(project, store)
 
 
-@task(name="remember the turn", cache_policy=NO_CACHE)
+@task(name="remember the turn", cache_policy=NO_CACHE, **AGAIN)
 def remember_state(project: Project) -> None:
     """Afterwards the next turn knows what this one saw."""
     store = open_store(project.database_url, project.project)
     remember(store, _state(project, store))
 
 
-@task(name="write the report", cache_policy=NO_CACHE)
+@task(name="look for drift", cache_policy=NO_CACHE, **AGAIN)
+def look_for_drift(project: Project) -> Looked:
+    """What has changed since the policy in force was issued, and which alarms are new; nothing is written."""
+    return look(project, open_store(project.database_url, project.project), time.time())
+
+
+@task(name="note what was raised", cache_policy=NO_CACHE, **AGAIN)
+def note_what_was_raised(project: Project, looked: Looked) -> None:
+    """Afterwards the alarms that this look found new are new no more."""
+    note_alarms(project, open_store(project.database_url, project.project), looked)
+
+
+@task(name="write the report", cache_policy=NO_CACHE, **AGAIN)
 def write_report(project: Project) -> str:
     """Afterwards one HTML page under the project's root says how the wheel stands."""
     from tasks.monitoring.facts import report_facts

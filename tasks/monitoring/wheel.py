@@ -39,14 +39,14 @@ def wheel_state(store: Store, files: Sequence[Path], settings: str) -> dict[str,
     }
 
 
-def remembered_state(store: Store) -> dict[str, Any] | None:
-    """The state after the last complete turn."""
-    found = store.scalar(select(schema.meta.c.value).where(schema.meta.c.name == STATE))
+def remembered_state(store: Store, name: str = STATE) -> dict[str, Any] | None:
+    """The state after the last complete turn, or what else was remembered under a name."""
+    found = store.scalar(select(schema.meta.c.value).where(schema.meta.c.name == name))
     return json.loads(found) if found else None
 
 
-def remember(store: Store, state: dict[str, Any]) -> None:
-    """Keep the state of a complete turn."""
+def remember(store: Store, state: dict[str, Any], name: str = STATE) -> None:
+    """Keep the state of a complete turn, or something else under its own name."""
     with store.begin() as connection:
-        connection.execute(delete(schema.meta).where(schema.meta.c.name == STATE))
-        connection.execute(insert(schema.meta), {"name": STATE, "value": json.dumps(state)})
+        connection.execute(delete(schema.meta).where(schema.meta.c.name == name))
+        connection.execute(insert(schema.meta), {"name": name, "value": json.dumps(state)})
