@@ -21,9 +21,15 @@ WINDOW = 8
 """Members of a crowded bucket are compared with this many next to them (ordered by another band), not with all."""
 
 PAIRS_AT_ONCE = 200_000
+TEXTS_AT_ONCE = 20_000
+
+Signatures = NDArray[np.uint64]
+"""[n, BANDS], what `signatures` gives of n texts."""
 
 
-def near_duplicate_groups(texts: Sequence[str], similarity: float = SIMILARITY) -> NDArray[np.int64]:
+def near_duplicate_groups(
+    texts: Sequence[str], similarity: float = SIMILARITY, signed: Signatures | None = None
+) -> NDArray[np.int64]:
     """The group of each text: the row of its first member, so that groups keep their number as rows are appended.
 
     Groups are connected components: a chain of near-duplicates is one group even if its ends differ. Case and
@@ -32,6 +38,7 @@ def near_duplicate_groups(texts: Sequence[str], similarity: float = SIMILARITY) 
     Args:
         texts: [n].
         similarity: Jaccard of trigram sets in (0, 1] from which two texts are near-duplicates.
+        signed: the texts' signatures, where they are known.
 
     Returns:
         int64 [n], `groups[i] <= i`.
@@ -40,19 +47,21 @@ def near_duplicate_groups(texts: Sequence[str], similarity: float = SIMILARITY) 
     groups = np.arange(n, dtype=np.int64)
     if n < 2:
         return groups
-    trigrams = _trigrams(texts)
-    for order, buckets in _buckets(_bands(trigrams, trigrams.vocabulary)):
+    for order, buckets in _buckets(_by_band(signatures(texts) if signed is None else signed)):
         for step in range(1, WINDOW + 1):
             together = buckets[step:] == buckets[:-step]
             pairs = np.stack([order[:-step][together], order[step:][together]], axis=1)
             pairs = pairs[groups[pairs[:, 0]] != groups[pairs[:, 1]]]
             if len(pairs):
-                groups = _merged(groups, pairs[_jaccard(trigrams, trigrams, pairs) >= similarity])
+                groups = _merged(groups, pairs[_jaccard(texts, texts, pairs) >= similarity])
     return groups
 
 
 def near_duplicates_of(
-    texts: Sequence[str], reference_texts: Sequence[str], similarity: float = SIMILARITY
+    texts: Sequence[str],
+    reference_texts: Sequence[str],
+    similarity: float = SIMILARITY,
+    signed: Signatures | None = None,
 ) -> NDArray[np.bool_]:
     """Which texts are near-duplicates of some reference text (gold, say, which training must not resemble).
 
@@ -60,6 +69,7 @@ def near_duplicates_of(
         texts: [n].
         reference_texts: [m].
         similarity: Jaccard of trigram sets in (0, 1].
+        signed: the texts' signatures, where they are known.
 
     Returns:
         bool [n].
@@ -67,9 +77,8 @@ def near_duplicates_of(
     found = np.zeros(len(texts), bool)
     if not len(texts) or not len(reference_texts):
         return found
-    trigrams = _trigrams([*texts, *reference_texts])
-    mine, theirs = trigrams.part(0, len(texts)), trigrams.part(len(texts), len(trigrams))
-    bands, their_bands = _bands(mine, trigrams.vocabulary), _bands(theirs, trigrams.vocabulary)
+    bands = _by_band(signatures(texts) if signed is None else signed)
+    their_bands = _by_band(signatures(reference_texts))
     for band in range(BANDS):
         # Sorted by (this band, next band): of a crowded bucket a text meets the members most like it
         order = np.lexsort((their_bands[(band + 1) % BANDS], their_bands[band]))
@@ -89,28 +98,32 @@ def near_duplicates_of(
                 at = middle + step - WINDOW
             within = at < high[asked]
             pairs = np.stack([asked[within], order[at[within]]], axis=1)
-            similar = _jaccard(mine, theirs, pairs) >= similarity
+            similar = _jaccard(texts, reference_texts, pairs) >= similarity
             found[pairs[similar, 0]] = True
+    return found
+
+
+def signatures(texts: Sequence[str]) -> Signatures:
+    """MinHashes of each text, some to a band: what a text alone decides, so that they may be kept with it."""
+    found = np.zeros((len(texts), BANDS), np.uint64)
+    for first in range(0, len(texts), TEXTS_AT_ONCE):
+        found[first : first + TEXTS_AT_ONCE] = _bands(_trigrams(texts[first : first + TEXTS_AT_ONCE])).T
     return found
 
 
 @dataclass(frozen=True, eq=False)
 class _Trigrams:
-    """Sorted distinct trigrams of each text, one after another; text i owns values[starts[i]:starts[i + 1]]."""
+    """Sorted distinct trigrams of each text, one after another; text i owns values[starts[i]:starts[i + 1]].
+
+    A value is the place of its trigram among the `distinct` ones.
+    """
 
     values: NDArray[np.int64]
     starts: NDArray[np.int64]
+    distinct: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.starts) - 1
-
-    @property
-    def vocabulary(self) -> int:
-        return int(self.values.max(initial=0)) + 1
-
-    def part(self, first: int, last: int) -> _Trigrams:
-        cut = self.starts[first : last + 1]
-        return _Trigrams(self.values[cut[0] : cut[-1]], cut - cut[0])
 
 
 def _trigrams(texts: Sequence[str]) -> _Trigrams:
@@ -122,23 +135,36 @@ def _trigrams(texts: Sequence[str]) -> _Trigrams:
     owner = np.repeat(np.arange(len(tidy)), lengths)[:-2]
     inside = np.arange(len(trigrams)) < ends[owner] - 2
     trigrams, owner = trigrams[inside], owner[inside]
-    trigrams = np.unique(trigrams, return_inverse=True)[1]
-    pairs = np.unique(owner << 31 | trigrams)  # sorted by text, then trigram
+    distinct, places = np.unique(trigrams, return_inverse=True)
+    pairs = np.sort(owner << 31 | places)  # by text, then trigram; np.unique would take ten times as long
+    pairs = pairs[np.diff(pairs, prepend=-1) > 0]
     starts = np.searchsorted(pairs, np.arange(len(tidy) + 1, dtype=np.int64) << 31)
-    return _Trigrams(pairs & ((1 << 31) - 1), starts)
+    return _Trigrams(pairs & ((1 << 31) - 1), starts, distinct)
 
 
-def _bands(trigrams: _Trigrams, vocabulary: int) -> NDArray[np.uint64]:
-    """uint64 [bands, n]: one bucket key a band, mixed from its MinHashes; comparable for one vocabulary size."""
-    rng = np.random.default_rng(0x5EED)
+def _bands(trigrams: _Trigrams) -> NDArray[np.uint64]:
+    """uint64 [bands, n]: one bucket key a band, mixed from its MinHashes."""
+    seeds = np.random.default_rng(0x5EED).integers(0, 2**64, (BANDS, ROWS), np.uint64)
     keys = np.zeros((BANDS, len(trigrams)), np.uint64)
     for band in range(BANDS):
-        for _ in range(ROWS):
-            rank = rng.integers(0, 2**32, vocabulary, dtype=np.uint32)  # a random function on the trigrams
+        for seed in seeds[band]:
+            rank = _scattered(trigrams.distinct, seed)
             smallest = np.minimum.reduceat(rank[trigrams.values], trigrams.starts[:-1])
             keys[band] = (keys[band] ^ smallest) * np.uint64(0x9E3779B97F4A7C15)
             keys[band] ^= keys[band] >> np.uint64(29)
     return keys
+
+
+def _scattered(trigrams: NDArray[np.int64], seed: np.uint64) -> NDArray[np.uint32]:
+    """A random function of each trigram: the finaliser of splitmix64 (Steele et al. 2014)."""
+    mixed = trigrams.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) ^ seed
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (mixed >> np.uint64(32)).astype(np.uint32)
+
+
+def _by_band(signed: Signatures) -> NDArray[np.uint64]:
+    return np.ascontiguousarray(signed.T)
 
 
 def _buckets(bands: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint64]]]:
@@ -160,17 +186,17 @@ def _lower_bound_within(
     return low
 
 
-def _jaccard(a: _Trigrams, b: _Trigrams, pairs: NDArray[np.int64]) -> NDArray[np.float64]:
+def _jaccard(a: Sequence[str], b: Sequence[str], pairs: NDArray[np.int64]) -> NDArray[np.float64]:
     """Exact similarity of a's text pairs[:, 0] with b's text pairs[:, 1]."""
-    size_a, size_b = np.diff(a.starts)[pairs[:, 0]], np.diff(b.starts)[pairs[:, 1]]
-    shared = np.zeros(len(pairs), np.int64)
-    A, B = _matrix(a), _matrix(b)
+    found = np.zeros(len(pairs))
     for start in range(0, len(pairs), PAIRS_AT_ONCE):
         part = pairs[start : start + PAIRS_AT_ONCE]
-        shared[start : start + PAIRS_AT_ONCE] = np.asarray(
-            A[part[:, 0]].multiply(B[part[:, 1]]).sum(axis=1)
-        ).ravel()
-    return shared / (size_a + size_b - shared)
+        (of_a, left), (of_b, right) = (np.unique(part[:, side], return_inverse=True) for side in (0, 1))
+        trigrams = _trigrams([*(a[row] for row in of_a.tolist()), *(b[row] for row in of_b.tolist())])
+        matrix, sizes, right = _matrix(trigrams), np.diff(trigrams.starts), right + len(of_a)
+        shared = np.asarray(matrix[left].multiply(matrix[right]).sum(axis=1)).ravel()
+        found[start : start + PAIRS_AT_ONCE] = shared / (sizes[left] + sizes[right] - shared)
+    return found
 
 
 def _matrix(trigrams: _Trigrams) -> Any:
@@ -185,8 +211,10 @@ def _merged(groups: NDArray[np.int64], pairs: NDArray[np.int64]) -> NDArray[np.i
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    n = len(groups)
-    ends = np.concatenate([pairs, np.stack([np.arange(n), groups], axis=1)])
-    graph = coo_matrix((np.ones(len(ends), np.int8), (ends[:, 0], ends[:, 1])), shape=(n, n))
+    numbers, places = np.unique(groups[pairs], return_inverse=True)
+    ends = places.reshape(-1, 2)
+    graph = coo_matrix((np.ones(len(ends), np.int8), (ends[:, 0], ends[:, 1])), shape=(len(numbers),) * 2)
     component = connected_components(graph, directed=False)[1]
-    return np.unique(component, return_index=True)[1][component]
+    now = np.arange(len(groups))
+    now[numbers] = numbers[np.unique(component, return_index=True)[1]][component]
+    return now[groups]

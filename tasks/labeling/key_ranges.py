@@ -16,8 +16,8 @@ from tasks.synthetic import SYNTHETIC
 Range = tuple[bytes, bytes | None]  # from the first key on, below the second if there is one
 
 ROWS_AT_ONCE = 4_000
-MOST_RANGES, LEAST_RANGES = 128, 16
-READ_ROWS = 50_000_000  # in all: keys have no index, so that each range reads the whole table
+MOST_RANGES, LEAST_RANGES = 128, 4
+READ_ROWS = 16_000_000  # in all: keys have no index, so that each range reads the whole table
 ROWS_OF_THE_DRIVER = 4096  # what the driver hands out takes ten times the memory of the frame it becomes
 
 

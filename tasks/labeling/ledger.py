@@ -125,9 +125,8 @@ class Ledger:
             self._insert(entries)
         except SQLAlchemyError as broken:
             reason = str(getattr(broken, "orig", broken)).strip().splitlines()[0]
-            raise StoreError(
-                self._store.shown_url, reason, "Is the server up, the disk not full?"
-            ) from broken
+            remedy = "Is the server up, the disk not full?"
+            raise StoreError(self._store.shown_url, reason, remedy, transient=True) from broken
 
     def _insert(self, entries: list[Entry]) -> None:
         at = self._now()

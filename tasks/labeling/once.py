@@ -95,8 +95,8 @@ def ask_once(
             store, how, requests, due, stage, budget_usd, run_id, seed, progress, remember, session=session
         )
         why_not = asked.fatal.error_class if asked.fatal else asked.stopped or why_not
-        if write_labels and asked.calls:
-            _append_labels_of(store, how, due, passes, run_id)
+    if write_labels:
+        _append_labels_of(store, how, items.select("key"), due.select("key"), passes, run_id)
     answers = current_answers(store, how.version, items).filter(pl.col("pass") == 1)
     told = pl.DataFrame(
         [(key, error_class, cost) for key, (error_class, cost) in failures.items()],
@@ -115,9 +115,14 @@ def ask_once(
     ).cast(REPLY_SCHEMA)  # type: ignore[arg-type]
 
 
-def _append_labels_of(store: Store, how: Asking, keys: pl.DataFrame, passes: int, run_id: int) -> None:
+def _append_labels_of(
+    store: Store, how: Asking, keys: pl.DataFrame, asked: pl.DataFrame, passes: int, run_id: int
+) -> None:
+    """Afterwards what was asked now has its label, and so has what a killed run paid for and made no label of."""
     columns = schema.labels.c
     query = select(columns.id, columns.key, columns.label, columns.source).order_by(columns.id)
-    answers = current_answers(store, how.version, keys, VOTES)
-    states = item_states(answers, passes, how.breaks_ties)
-    append_labels(store, new_label_rows(states, read_of(store, query, columns.key, keys)), run_id)
+    labelled = read_of(store, query, columns.key, keys)
+    wanting = pl.concat([asked, keys.join(labelled, on="key", how="anti")]).unique("key")
+    if wanting.height:
+        states = item_states(current_answers(store, how.version, wanting, VOTES), passes, how.breaks_ties)
+        append_labels(store, new_label_rows(states, labelled), run_id)

@@ -23,6 +23,7 @@ from tasks.memory import hand_back
 from tasks.pieces import items_in_pieces
 from tasks.project import Project
 from tasks.records import Ingested, Labelled, Synthesized, hash_of
+from tasks.retries import AGAIN
 from tasks.routing.cascade import TeacherAnswer
 from tasks.sources import (
     Rejection,
@@ -61,7 +62,7 @@ TAKEN_AT_ONCE = {
 }  # rows of a source, which take ten times the memory while they are read
 
 
-@task(name="take in items", cache_policy=NO_CACHE)
+@task(name="take in items", cache_policy=NO_CACHE, **AGAIN)
 def take_in_items(project: Project, run_id: int) -> Ingested:
     """Afterwards every item of the sources is in the database once; files unchanged since are not read again.
 
@@ -106,7 +107,7 @@ def take_in_items(project: Project, run_id: int) -> Ingested:
     return Ingested(rows, new, dict(rejected))
 
 
-@task(name="ask the teacher", cache_policy=NO_CACHE)
+@task(name="ask the teacher", cache_policy=NO_CACHE, **AGAIN)
 def label_with_teacher(
     project: Project,
     run_id: int,
@@ -179,7 +180,7 @@ def label_with_teacher(
     return labelled
 
 
-@task(name="estimate the labelling", cache_policy=NO_CACHE)
+@task(name="estimate the labelling", cache_policy=NO_CACHE, **AGAIN)
 def estimate_labelling(project: Project, run_id: int, limit: int | None = None) -> Estimate:
     """What labelling now would take; nothing is asked and nothing is written."""
     from tasks.labeling.asking import asking_teacher
@@ -242,7 +243,7 @@ def wants_synthesis(project: Project, asked: bool | None, limit: int | None) -> 
     return below is not None and (limit is None if asked is None else asked)
 
 
-@task(name="write examples for starved labels", cache_policy=NO_CACHE)
+@task(name="write examples for starved labels", cache_policy=NO_CACHE, **AGAIN)
 def write_synthetic_examples(project: Project, run_id: int, again: bool = False) -> Synthesized:
     """Afterwards starved labels have synthetic examples within their share, or the teacher was asked for them.
 
@@ -303,7 +304,7 @@ def write_synthetic_examples(project: Project, run_id: int, again: bool = False)
     return result
 
 
-@task(name="write the review queue", cache_policy=NO_CACHE)
+@task(name="write the review queue", cache_policy=NO_CACHE, **AGAIN)
 def write_review_queue(project: Project) -> str:
     """Afterwards `review_labels.csv` holds what a person should look at, the most valuable first."""
     return export_review_queue(project)[0]
@@ -478,6 +479,6 @@ def _answered_without_the_teacher(store: Store) -> pl.DataFrame:
 
 
 def _progress(what: str) -> Any:
-    from tasks.monitoring.progress import console_progress
+    from tasks.monitoring.progress import progress_of
 
-    return console_progress(what)
+    return progress_of(what)

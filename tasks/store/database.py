@@ -34,6 +34,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import ArgumentError, IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
 
+from tasks.database_urls import without_password
 from tasks.errors import StoreError
 from tasks.store import schema
 
@@ -73,7 +74,7 @@ class Store:
         try:
             yield
         except (OperationalError, InterfaceError, self.engine.dialect.loaded_dbapi.OperationalError) as error:
-            raise StoreError(self.shown_url, _reason(error), REMEDY) from error
+            raise StoreError(self.shown_url, _reason(error), REMEDY, transient=True) from error
 
     def append(self, table: Table, rows: Iterable[Mapping[str, Any]]) -> int:
         """Append rows in batches within one transaction; returns how many."""
@@ -155,7 +156,7 @@ def open_store(url: str, project: str) -> Store:
     """
     try:
         parsed = make_url(url)
-        shown = parsed.render_as_string(hide_password=True)
+        shown = without_password(url)
         if parsed.get_backend_name() not in ("sqlite", "postgresql"):
             raise StoreError(shown, "is neither SQLite nor PostgreSQL", URL_REMEDY)
         parsed.get_dialect().import_dbapi()
@@ -173,7 +174,7 @@ def open_store(url: str, project: str) -> Store:
             engine.dispose()
             raise
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-        raise StoreError(shown, _reason(error), REMEDY) from error
+        raise StoreError(shown, _reason(error), REMEDY, transient=True) from error
     return Store(engine, shown)
 
 

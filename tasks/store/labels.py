@@ -92,6 +92,13 @@ def _majority(imported: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def labels_since(store: Store, at: float) -> int:
+    """How many labels came later than that (seconds since 1970): no written examples, nothing that withdraws."""
+    columns = schema.labels.c
+    given = columns.source.not_in((PARTIAL, "disagreed", "synthetic"))
+    return int(store.scalar(select(func.count()).where(columns.at > at).where(given)) or 0)
+
+
 def newest_label_id(store: Store) -> int:
     """Id of the newest label row, 0 when there is none; grows with every change."""
     return int(store.scalar(select(func.max(schema.labels.c.id))) or 0)

@@ -6,15 +6,17 @@ import json
 import time
 from dataclasses import replace
 
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 
 from tasks.records import Policy
 from tasks.store import schema
 from tasks.store.database import Store
+from tasks.store.traffic import newest_traffic_id
 
 
 def append_policy(store: Store, policy: Policy, run_id: int) -> Policy:
     """Write a policy and return it with its id."""
+    policy = replace(policy, after_request=newest_traffic_id(store))
     body = policy.as_dict() | {"id": None}
     row = {
         "model_version": policy.model_version,
@@ -41,3 +43,15 @@ def policy_in_force(store: Store, model_version: str) -> Policy | None:
         .limit(1)
     )
     return Policy(**(json.loads(rows["body"][0]) | {"id": rows["id"][0]})) if rows.height else None
+
+
+def newest_version(store: Store) -> tuple[str | None, float]:
+    """The model version trained last and when (seconds since 1970): its first policy's time; (None, 0) before any."""
+    columns = schema.policies.c
+    first = func.min(columns.at)
+    rows = store.read(
+        select(columns.model_version, first.label("at"))
+        .group_by(columns.model_version)
+        .order_by(first.desc())
+    )
+    return (rows["model_version"][0], float(rows["at"][0])) if rows.height else (None, 0.0)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tasks.errors import TrainingError
 from tasks.student.calibration import FLOOR, apply_temperature
+from tasks.student.cells import IN_CELLS_FROM, cross_fitted_votes_of_many
 from tasks.student.crossfit import UNLABELLED, rows_that_judge
 from tasks.student.heads import (
     Head,
@@ -112,10 +113,12 @@ class EnsembleHead:
             else head.tune(X, y, folds, weight, n_leaves=n_leaves, seed=seed)
             for name, head in self.heads.items()
         }
-        voters = drawn(np.flatnonzero(y != UNLABELLED), seed, self.max_neighbours or len(y))
-        voting = np.full_like(y, UNLABELLED)
-        voting[voters] = y[voters]
-        P[NEIGHBOURS] = cross_fitted_votes(X, voting, folds, n_leaves, K, SHARPNESS, weight)
+        if self.share != 0:
+            voters = drawn(np.flatnonzero(y != UNLABELLED), seed, self.max_neighbours or len(y))
+            voting = np.full_like(y, UNLABELLED)
+            voting[voters] = y[voters]
+            vote = cross_fitted_votes if len(y) <= IN_CELLS_FROM else cross_fitted_votes_of_many
+            P[NEIGHBOURS] = vote(X, voting, folds, n_leaves, K, SHARPNESS, weight)
         rows = np.flatnonzero(rows_that_judge(y, folds))
         if self.shares is None:
             given = np.stack([member[rows, y[rows]] for member in P.values()])

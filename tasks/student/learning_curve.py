@@ -6,8 +6,9 @@ Knows vectors, labels and folds; what the curve says about a project's limits is
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +61,15 @@ class Curve:
     neighbours: float
     judged: int
     rows: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, to be kept."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `as_dict`."""
+        return cls(**{**values, "points": tuple(CurvePoint(**point) for point in values["points"])})
 
     @property
     def gap(self) -> float:

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from tasks.errors import TrainingError
 
+ROWS_AT_ONCE = 32_768
+"""In double precision no more than these are held."""
+
 
 @dataclass(frozen=True, eq=False)
 class Levels:
@@ -105,9 +108,13 @@ def marginals(P: NDArray[np.floating], levels: Levels) -> list[NDArray[np.float3
     for nodes, size in zip(levels.maps, levels.sizes, strict=True):
         order = np.argsort(nodes, kind="stable")
         starts = np.searchsorted(nodes[order], np.arange(size))
-        # float64 sums: a level of one node must say 1, not 1 plus the rounding of a thousand leaves
-        summed = np.add.reduceat(P[:, order], starts, axis=1, dtype=np.float64)
-        found.append(np.clip(summed, 0.0, 1.0).astype(np.float32))
+        level = np.empty((len(P), size), np.float32)
+        for first in range(0, len(P), ROWS_AT_ONCE):
+            here = slice(first, first + ROWS_AT_ONCE)
+            # float64 sums: a level of one node must say 1, not 1 plus the rounding of a thousand leaves
+            summed = np.add.reduceat(P[here, order], starts, axis=1, dtype=np.float64)
+            level[here] = np.clip(summed, 0.0, 1.0)
+        found.append(level)
     return found
 
 
@@ -127,16 +134,17 @@ def decode(P: NDArray[np.floating], levels: Levels) -> Decoded:
     Raises:
         TrainingError: P has another number of columns than the tree has leaves.
     """
-    rows = np.arange(len(P))
     nodes = np.zeros((len(P), len(levels.names)), np.int32)
     confidences = np.ones((len(P), len(levels.names)), np.float32)
-    for depth, marginal in enumerate(marginals(P, levels)):
-        if depth:
-            allowed = levels.parents[depth][None, :] == nodes[:, depth - 1, None]
-            nodes[:, depth] = np.where(allowed, marginal, -1.0).argmax(axis=1)
-        else:
-            nodes[:, depth] = marginal.argmax(axis=1)
-        confidences[:, depth] = marginal[rows, nodes[:, depth]]
+    for first in range(0, max(1, len(P)), ROWS_AT_ONCE):
+        here = slice(first, first + ROWS_AT_ONCE)
+        for depth, marginal in enumerate(marginals(P[here], levels)):
+            if depth:
+                allowed = levels.parents[depth][None, :] == nodes[here, depth - 1, None]
+                nodes[here, depth] = np.where(allowed, marginal, -1.0).argmax(axis=1)
+            else:
+                nodes[here, depth] = marginal.argmax(axis=1)
+            confidences[here, depth] = marginal[np.arange(len(marginal)), nodes[here, depth]]
     leaf_of = np.zeros(levels.n_leaves, np.int32)
     leaf_of[levels.maps[-1]] = np.arange(levels.n_leaves, dtype=np.int32)
     return Decoded(nodes, np.minimum.accumulate(confidences, axis=1), leaf_of[nodes[:, -1]])

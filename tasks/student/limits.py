@@ -37,6 +37,7 @@ class Evidence:
         curve: the learning curve of a linear head.
         out_of_fold: accuracy of each candidate on rows held out, by name.
         winner: which of them is the student.
+        tried: candidates that an earlier night compared it with, which also drew the curve; empty where this one did.
     """
 
     teacher: BesideTeacher | None
@@ -45,6 +46,7 @@ class Evidence:
     curve: Curve | None
     out_of_fold: Mapping[str, float]
     winner: str
+    tried: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def limit_of(scores: Sequence[LevelScores], evidence: Evidence, judged_on: str =
     wrong = 1 - deepest.top1
     found = {
         "labels": _labels(evidence, deepest.top1, judged_on),
-        "data": _data(evidence.curve, wrong),
+        "data": _data(evidence.curve, wrong, " at the last full search" if evidence.tried else ""),
         "head": _head(evidence),
     }
     shares = {cause: min(wrong, share) for cause, (share, _) in found.items()}
@@ -135,14 +137,14 @@ def _labels(evidence: Evidence, right: float, judged_on: str) -> tuple[float, st
     return lost, f"about {left:.1%} of the labels that it learned from are estimated wrong"
 
 
-def _data(curve: Curve | None, wrong: float) -> tuple[float, str]:
+def _data(curve: Curve | None, wrong: float, then: str) -> tuple[float, str]:
     if curve is None:
         return wrong, "there are too few rows even to tell what more of them would bring"
     last, half = curve.points[-1], curve.points[-2]
     return curve.endless, (
         f"from {half.rows:,} to {last.rows:,} rows a linear head gained {100 * (last.held_out - half.held_out):+.1f} "
         f"points and twice as many would bring about {100 * curve.doubling:.1f} ({last.taught:.1%} right on rows that "
-        f"taught it, {last.held_out:.1%} on others)"
+        f"taught it, {last.held_out:.1%} on others{then})"
     )
 
 
@@ -176,7 +178,9 @@ def _remedy(cause: str, deepest: LevelScores, evidence: Evidence) -> str:
     if cause == "data":
         return "label more items, first for the labels with few"
     if cause == "head":
-        missing = [name for name in ("mlp", "ensemble") if name not in evidence.out_of_fold]
+        missing = [
+            name for name in ("mlp", "ensemble") if name not in {*evidence.out_of_fold, *evidence.tried}
+        ]
         tried = f"add {' and '.join(missing)} to" if missing else "put another head into"
         return f"{tried} student.candidates"
     if deepest.top3 - deepest.top1 >= 1 - deepest.top5:

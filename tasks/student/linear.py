@@ -28,7 +28,16 @@ from tasks.student.heads import (
     write_head,
 )
 from tasks.student.logistic import minimise
-from tasks.student.many_rows import MANY_ROWS, SAMPLE_ROWS, drawn, fewer_folds, fill, temper, temperature_of
+from tasks.student.many_rows import (
+    MANY_ROWS,
+    SAMPLE_ROWS,
+    Starts,
+    drawn,
+    fewer_folds,
+    fill,
+    temper,
+    temperature_of,
+)
 
 Fitted = tuple[NDArray[np.float32], NDArray[np.int64]]
 """Weights [d + 1, seen] and the leaves seen."""
@@ -51,12 +60,20 @@ class LinearHead:
     Args:
         strength: C; None lets `tune` (or the first `fit`) choose it from `STRENGTHS`.
         near: where the choice starts to look, such as what was chosen for nearly the same rows.
+        starts: where the fits of `tune` start, as another head's `ends` after tuning on nearly the same rows in the
+            same folds; only many rows are trained from there.
+
+    After tuning `ends` has the weights by fold that was held out.
     """
 
     kind: ClassVar[str] = "linear"
 
-    def __init__(self, strength: float | None = None, near: float | None = None):
+    def __init__(
+        self, strength: float | None = None, near: float | None = None, starts: Starts | None = None
+    ):
         self.strength, self.near = strength, near
+        self.starts: Starts = starts or {}
+        self.ends: Starts = {}
         self.temperature = 1.0
         self.weights = np.zeros((0, 0), np.float32)  # [d + 1, seen]; the last row is the bias
         self.seen = np.zeros(0, np.int64)
@@ -79,13 +96,15 @@ class LinearHead:
         rather than for being right. From `SEARCH_ALL_BELOW` rows up two of the folds are enough to choose.
         """
         check_rows(X, y, weight, n_leaves, unlabelled=True)
-        folds = fewer_folds(folds)
+        folds, many = fewer_folds(folds), len(y) > SAMPLE_ROWS
         found: Found = {}
+        if many and set(self.starts) == set(np.unique(folds[folds >= 0]).tolist()):
+            found = {fold: (start["weights"], start["seen"]) for fold, start in self.starts.items()}
         if self.strength is None:
             self.strength = self._choose(X, y, folds, weight, n_leaves, seed, found)
-        many = len(y) > SAMPLE_ROWS
         P = _judge(X, y, folds, weight, n_leaves, self.strength, splits(y, folds), found, many)
         self.temperature = temperature_of(P, y, weight, np.flatnonzero(rows_that_judge(y, folds)), seed)
+        self.ends = {fold: {"weights": weights, "seen": seen} for fold, (weights, seen) in found.items()}
         self._near = _between(found) if len(y) >= MANY_ROWS else None
         return temper(P, self.temperature)
 

@@ -5,7 +5,8 @@ Knows rows and sizes, no head. Up to `SAMPLE_ROWS` nothing here changes what is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,12 @@ MANY_ROWS = 100_000
 of the work."""
 
 Weight = NDArray[np.floating] | None
+
+Starts = Mapping[int, Mapping[str, NDArray[Any]]]
+"""Where training goes on: by the fold that was held out, the weights that were fitted outside it."""
+
+ALL_ROWS = -1
+"""In place of a fold: fitted on all rows."""
 
 
 def blocks(rows: NDArray[np.intp], most: int = BLOCK_ROWS) -> list[NDArray[np.intp]]:

@@ -5,10 +5,10 @@ Trained with torch; what it predicts is two matrix products in numpy, so that se
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +26,10 @@ from tasks.student.heads import (
     write_head,
 )
 from tasks.student.many_rows import (
+    ALL_ROWS,
     MANY_ROWS,
     SAMPLE_ROWS,
+    Starts,
     blocks,
     drawn,
     fewer_folds,
@@ -40,15 +42,26 @@ from tasks.student.threads import threads_for
 WIDTH = 256
 SMOOTHING = 0.05
 MAX_EPOCHS = 40
-PATIENCE = 4
+PATIENCE = 6
+LEEWAY = 1.02
+"""The latest epoch that loses no more than this times the least is taken: where labels are wrong, a head that is
+trained longer loses a little more against them and is more often right (notebooks/LOG.md)."""
+
 PATIENCE_OF_MANY = 1
 """Of `MANY_ROWS` an epoch is hundreds of steps and minutes: the first one that does not help ends the training."""
 
-LEARNING_RATE = 2e-3
-VARIANTS = ((0.2, 0.05), (0.5, 0.5))
-"""(dropout, weight decay) tried on the first fold, light and heavy; the better one goes on to the others."""
+FURTHER_EPOCHS = 1
+"""From weights that know nearly all of the rows."""
 
-Weights = dict[str, NDArray[np.float32]]
+LEARNING_RATE = 2e-3
+AVERAGED_STEPS = 48
+"""What serves is the moving average of the weights over so many steps: three epochs of few rows, less of many."""
+
+VARIANTS = ((0.5, 0.5), (0.7, 0.5))
+"""(dropout, weight decay) tried on the first fold, heavy and heavier (lighter ones lost on clean and on noisy labels);
+the better one goes on to the others."""
+
+Weights = dict[str, NDArray[Any]]
 
 
 class MlpHead:
@@ -58,12 +71,24 @@ class MlpHead:
         epochs: passes over the rows; None lets `tune` (or the first `fit`) choose all four.
         dropout: share of hidden units dropped in training, in [0, 1).
         decay: weight decay of AdamW.
+        starts: where training starts, as another head's `ends` after it was trained on nearly the same rows in the same
+            folds; `FURTHER_EPOCHS` lead on from there. Used where `epochs` is given and the leaves are the same.
+
+    After training `ends` has the weights by fold that was held out, and those of all rows.
     """
 
     kind: ClassVar[str] = "mlp"
 
-    def __init__(self, epochs: int | None = None, dropout: float = 0.2, decay: float = 0.05):
+    def __init__(
+        self,
+        epochs: int | None = None,
+        dropout: float = 0.2,
+        decay: float = 0.05,
+        starts: Starts | None = None,
+    ):
         self.epochs, self.dropout, self.decay = epochs, dropout, decay
+        self.starts: Starts = starts or {}
+        self.ends: dict[int, Weights] = {}
         self.temperature = 1.0
         self.weights: Weights = {}
         self.seen = np.zeros(0, np.int64)
@@ -79,7 +104,7 @@ class MlpHead:
         n_leaves: int,
         seed: int,
     ) -> NDArray[np.float32]:
-        """See `Head.tune`. One number of epochs serves all folds: the one whose pooled log-loss is least."""
+        """See `Head.tune`. One number of epochs serves all folds, by their pooled log-loss."""
         with threads_for(len(y)):
             return self._tune(X, y, folds, weight, n_leaves, seed)
 
@@ -95,6 +120,7 @@ class MlpHead:
         check_rows(X, y, weight, n_leaves, unlabelled=True)
         folds = fewer_folds(folds)
         parts = splits(y, folds)
+        same_folds = set(self.starts) - {ALL_ROWS} == {int(folds[held_out[0]]) for _, held_out in parts}
         runs: list[tuple[list[Weights], list[float]]] = []
         if self.epochs is None:
             train, held_out = parts[0]
@@ -104,17 +130,19 @@ class MlpHead:
             first, (self.dropout, self.decay) = min(trials, key=lambda trial: min(trial[0][1]))
             runs = [] if sampled else [first]
         for part in parts[len(runs) :]:
-            runs.append(self._watch(X, y, weight, part, self.dropout, self.decay, seed=seed))
+            start = self.starts.get(int(folds[part[1][0]])) if same_folds else None
+            runs.append(self._watch(X, y, weight, part, self.dropout, self.decay, start, seed=seed))
         if self.epochs is None:
             shortest = min(len(losses) for _, losses in runs)
             judged = [int(np.sum(y[held_out] != UNLABELLED)) for _, held_out in parts]
             pooled = np.average(
                 [losses[:shortest] for _, losses in runs], axis=0, weights=np.maximum(judged, 1)
             )
-            self.epochs = int(pooled.argmin()) + 1
+            self.epochs = int(np.flatnonzero(pooled <= _enough(pooled.min(), len(y)))[-1]) + 1
         P = unjudged_probabilities(len(y), n_leaves)
         for (train, held_out), (snapshots, _) in zip(parts, runs, strict=True):
-            weights, seen = snapshots[self.epochs - 1], np.unique(y[train])
+            weights, seen = snapshots[: self.epochs][-1], np.unique(y[train])
+            self.ends[int(folds[held_out[0]])] = {**weights, "seen": seen}
             fill(P, held_out, X, partial(_judged, weights=weights, seen=seen, n_leaves=n_leaves))
         self.temperature = temperature_of(P, y, weight, np.flatnonzero(rows_that_judge(y, folds)), seed)
         return temper(P, self.temperature)
@@ -134,11 +162,22 @@ class MlpHead:
             self.epochs = 1
         self.n_leaves, (self.seen, dense) = n_leaves, seen_leaves(y)
         with threads_for(len(y)):
-            rows, epochs = np.arange(len(y)), self.epochs or 1
+            rows, start = np.arange(len(y)), _from(self.starts.get(ALL_ROWS), self.seen)
+            epochs = FURTHER_EPOCHS if start is not None else self.epochs or 1
             for weights in epochs_over(
-                X, rows, dense, weight, len(self.seen), self.dropout, self.decay, epochs, seed
+                X,
+                rows,
+                dense,
+                weight,
+                len(self.seen),
+                self.dropout,
+                self.decay,
+                epochs,
+                seed,
+                start,
             ):
                 self.weights = weights
+        self.ends[ALL_ROWS] = {**self.weights, "seen": self.seen}
         return self
 
     def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -180,6 +219,7 @@ class MlpHead:
         part: tuple[NDArray[np.intp], NDArray[np.intp]],
         dropout: float,
         decay: float,
+        start: Mapping[str, NDArray[Any]] | None = None,
         *,
         seed: int,
     ) -> tuple[list[Weights], list[float]]:
@@ -190,11 +230,13 @@ class MlpHead:
         train, held_out = part
         judged = drawn(held_out[y[held_out] != UNLABELLED], seed)
         seen, dense = seen_leaves(y[train])
-        w, limit = None if weight is None else weight[train], self.epochs or MAX_EPOCHS
+        first = _from(start, seen) if self.epochs is not None else None
+        w = None if weight is None else weight[train]
+        limit = FURTHER_EPOCHS if first is not None else self.epochs or MAX_EPOCHS
         patience = PATIENCE_OF_MANY if len(y) >= MANY_ROWS else PATIENCE
         snapshots: list[Weights] = []
         losses: list[float] = []
-        for weights in epochs_over(X, train, dense, w, len(seen), dropout, decay, limit, seed):
+        for weights in epochs_over(X, train, dense, w, len(seen), dropout, decay, limit, seed, first):
             snapshots.append(weights)
             if not len(judged):
                 losses.append(0.0)
@@ -203,9 +245,19 @@ class MlpHead:
             P = np.concatenate(several)
             wj = None if weight is None else weight[judged] + 1e-9
             losses.append(log_loss(apply_temperature(P, fit_temperature(P, y[judged], wj)), y[judged], wj))
-            if self.epochs is None and len(losses) - 1 - int(np.argmin(losses)) >= patience:
+            if self.epochs is None and min(losses[-patience:]) > _enough(min(losses), len(y)):
                 break
         return snapshots, losses
+
+
+def _enough(least: float, rows: int) -> float:
+    """The most that an epoch may lose to be taken; an epoch of many rows is too dear to be one too many."""
+    return least if rows >= MANY_ROWS else LEEWAY * least
+
+
+def _from(start: Mapping[str, NDArray[Any]] | None, seen: NDArray[np.int64]) -> Weights | None:
+    """Weights to start from; None where they are for other leaves."""
+    return dict(start) if start is not None and np.array_equal(start["seen"], seen) else None
 
 
 def _forward(X: NDArray[np.float32], weights: Weights) -> NDArray[np.floating]:
@@ -232,12 +284,15 @@ def epochs_over(
     decay: float,
     epochs: int,
     seed: int,
+    start: Weights | None = None,
 ) -> Iterator[Weights]:
-    """Yield the weights after each epoch of AdamW over those rows of X, in batches that are gathered one by one.
+    """Yield the averaged weights after each epoch of AdamW over those rows of X, batches gathered one by one.
 
-    Deterministic in the seed, whatever torch's global one is. The gradient of the two products is written out, and
-    dropout comes from random bytes (a unit stays for one of at least 256 x dropout, rounded): torch's own dropout alone
-    took a sixth of an epoch.
+    The average is exponential over the last `AVERAGED_STEPS` steps (Polyak and Juditsky, "Acceleration of stochastic
+    approximation by averaging", 1992): the loss out of fold falls smoothly, so that stopping early does not stop at a
+    chance rise. Deterministic in the seed, whatever torch's global one is. The gradient of the two products is written
+    out, and dropout comes from random bytes (a unit stays for one of at least 256 x dropout, rounded): torch's own
+    dropout alone took a sixth of an epoch.
     """
     import torch
 
@@ -245,6 +300,11 @@ def epochs_over(
         torch.manual_seed(seed)
         hidden, out = torch.nn.Linear(X.shape[1], WIDTH), torch.nn.Linear(WIDTH, n_seen)
     w1, b1, w2, b2 = parameters = [*hidden.parameters(), *out.parameters()]
+    if start is not None:
+        names = ("hidden", "hidden_bias", "out", "out_bias")
+        with torch.no_grad():
+            for parameter, name in zip(parameters, names, strict=True):
+                parameter.copy_(torch.from_numpy(np.ascontiguousarray(start[name].T)))
     generator, byte_source = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
     batch = int(np.clip(len(y) // 16, 16, 1024))
     target, places, dropped = torch.from_numpy(y), torch.arange(batch), round(256 * dropout)
@@ -252,6 +312,7 @@ def epochs_over(
     w = torch.ones(len(y)) if weight is None else torch.from_numpy(weight.astype(np.float32))
     w = w / w.mean()
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=decay, fused=True)
+    average, steps = [parameter.detach().clone() for parameter in parameters], 0
     for _ in range(epochs):
         with torch.no_grad():
             for chosen in torch.randperm(len(y), generator=generator).split(batch):
@@ -267,9 +328,11 @@ def epochs_over(
                 w1.grad, b1.grad = (through.T @ x).mul_(scale), through.sum(dim=0)
                 w2.grad, b2.grad = slope.T @ units, slope.sum(dim=0)
                 optimizer.step()
+                steps += 1
+                torch._foreach_lerp_(average, parameters, max(1 / steps, 1 / AVERAGED_STEPS))
         yield {
-            "hidden": w1.detach().numpy().T.copy(),
-            "hidden_bias": b1.detach().numpy().copy(),
-            "out": w2.detach().numpy().T.copy(),
-            "out_bias": b2.detach().numpy().copy(),
+            "hidden": average[0].numpy().T.copy(),
+            "hidden_bias": average[1].numpy().copy(),
+            "out": average[2].numpy().T.copy(),
+            "out_bias": average[3].numpy().copy(),
         }

@@ -40,7 +40,7 @@ def nearest(
     step = max(1, BLOCK_BYTES // (4 * max(1, len(reference))))
     for start in range(0, len(X), step):
         block = X[start : start + step] @ reference.T
-        top = _largest(block, k)
+        top = largest(block, k)
         found = np.take_along_axis(block, top, axis=1)
         order = np.argsort(-found, axis=1, kind="stable")
         index[start : start + step] = np.take_along_axis(top, order, axis=1)
@@ -48,7 +48,7 @@ def nearest(
     return similarity, index
 
 
-def _largest(block: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+def largest(block: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     """Where the k largest of each row [n, m] are, int64 [n, k], in no order.
 
     They lie in the k groups whose best are largest: each other group is beaten by one of every such group.
@@ -92,12 +92,24 @@ def votes(
         float32 [n, n_leaves], rows summing to 1.
     """
     similarity, index = nearest(X, reference, k)
+    return voted(similarity, index, y, n_leaves, sharpness, weight)
+
+
+def voted(
+    similarity: NDArray[np.float32],
+    index: NDArray[np.int64],
+    y: NDArray[np.integer],
+    n_leaves: int,
+    sharpness: float,
+    weight: NDArray[np.floating] | None = None,
+) -> NDArray[np.float32]:
+    """What neighbours [n, k] vote for, the nearest first; one of similarity -inf has no vote. See `votes`."""
     strength = np.exp(sharpness * (similarity - similarity[:, :1]))
     if weight is not None:
         strength = strength * (weight[index] + 1e-12)
     strength /= strength.sum(axis=1, keepdims=True)
-    P = np.zeros((len(X), n_leaves), np.float32)
-    np.add.at(P, (np.arange(len(X))[:, None], y[index]), strength)
+    P = np.zeros((len(index), n_leaves), np.float32)
+    np.add.at(P, (np.arange(len(index))[:, None], y[index]), strength)
     return P
 
 

@@ -6,8 +6,11 @@ Reads labels, what passes said of disputed items, contents and audits; which of 
 
 from __future__ import annotations
 
+from functools import partial
+
 import polars as pl
 
+from tasks.kept_signatures import kept_signatures
 from tasks.project import Project
 from tasks.store import Store
 from tasks.store.answers import candidates
@@ -28,4 +31,5 @@ def training_view(project: Project, store: Store, gold: pl.DataFrame) -> Trainin
     labels = weighted(settled, disputed.group_by("key", maintain_order=True).agg("candidates"))
     held_back = audits(store, project.routing.audit_window_days, misses_only=True).select("key")
     share = project.labeling.synthesis.most_share
-    return training_rows(labels, read_contents(store), gold, held_back, project.task.modality, share)
+    signed = partial(kept_signatures, project.root / "signatures")
+    return training_rows(labels, read_contents(store), gold, held_back, project.task.modality, share, signed)

@@ -166,6 +166,9 @@ def calibration(P: np.ndarray, task: Task, seed: int, into: Measured) -> None:
     after = apply_temperature(P[judges], fit_temperature(P[fits], task.truth[fits]))
     for name, Q in (("ECE before", P[judges]), ("ECE after", after)):
         into.number(name, expected_calibration_error(Q.max(axis=1), Q.argmax(axis=1) == task.truth[judges]))
+    stated, rng = after.max(axis=1), np.random.default_rng(seed)
+    perfect = [expected_calibration_error(stated, rng.random(len(stated)) < stated) for _ in range(20)]
+    into.number("ECE, were it right as often as it says", float(np.mean(perfect)))
 
 
 def upper_level(
