@@ -6,15 +6,17 @@ Knows frames and leaf names; reads and writes nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from tasks.cleaning.left_out import Lessons
 from tasks.cleaning.relabel import Cleaning
 from tasks.cleaning.treatment import Treated, two_of_three
 
-SCHEMA = {
+SCHEMA: dict[str, Any] = {
     "key": pl.Binary,
     "label": pl.String,
     "overwritten": pl.Boolean,
@@ -25,10 +27,16 @@ SCHEMA = {
     "share": pl.Float32,
     "rest": pl.String,
     "again": pl.String,
+    "part": pl.Int16,
+    "without": pl.List(
+        pl.Struct({"part": pl.Int16, "label": pl.String, "share": pl.Float32, "rest": pl.String})
+    ),
 }
 """`label` is learned with `share` of the row's weight, `rest` (if any) with what is left of it; `suspect` rows are
 contradicted and yet keep their label; `favourite` is what the held-out student prefers, with its `confidence` and what
-it is ahead of the given label by (`gain`, null where that may not be touched); `again` the teacher's second answer."""
+it is ahead of the given label by (`gain`, null where that may not be touched); `again` the teacher's second answer.
+`without` says what is learned instead while another `part` of the rows is judged, see `left_out`; null where it is the
+same, and both where nobody may be judged by these rows."""
 
 
 def cleaned_frame(
@@ -37,6 +45,7 @@ def cleaned_frame(
     treated: Treated,
     locked: NDArray[np.bool_],
     leaves: Sequence[str],
+    lessons: Lessons | None = None,
 ) -> pl.DataFrame:
     """What training learns of each row, and why.
 
@@ -46,9 +55,10 @@ def cleaned_frame(
         treated: what became of it.
         locked: bool [n], rows that may not be touched (or that the third vote has settled).
         leaves: label names.
+        lessons: what is learned otherwise while a part is judged.
     """
     names = [*leaves, None]
-    return pl.DataFrame(
+    frame = pl.DataFrame(
         {
             "key": keys,
             "label": [names[leaf] for leaf in treated.labels.tolist()],
@@ -61,7 +71,32 @@ def cleaned_frame(
             "rest": [names[leaf] for leaf in treated.rest.tolist()],
             "again": pl.Series([None] * len(locked), dtype=pl.String),
         },
-        schema=SCHEMA,
+        schema={name: kind for name, kind in SCHEMA.items() if name not in ("part", "without")},
+    )
+    if lessons is None:
+        return frame.with_columns(**_nothing_else()).select(list(SCHEMA))
+    instead = pl.DataFrame(
+        {
+            "row": lessons.rows,
+            "part": lessons.parts,
+            "label": [names[leaf] for leaf in lessons.labels.tolist()],
+            "share": lessons.share,
+            "rest": [names[leaf] for leaf in lessons.rest.tolist()],
+        },
+        schema={
+            "row": pl.UInt32,
+            "part": pl.Int16,
+            "label": pl.String,
+            "share": pl.Float32,
+            "rest": pl.String,
+        },
+    )
+    by_row = instead.group_by("row").agg(without=pl.struct("part", "label", "share", "rest"))
+    return (
+        frame.with_columns(part=pl.Series(lessons.part_of, dtype=pl.Int16))
+        .with_row_index("row")
+        .join(by_row, on="row", how="left", maintain_order="left")
+        .select(list(SCHEMA))
     )
 
 
@@ -78,7 +113,12 @@ def untouched_frame(rows: pl.DataFrame) -> pl.DataFrame:
         share=pl.lit(1.0, pl.Float32),
         rest=pl.lit(None, pl.String),
         again=pl.lit(None, pl.String),
+        **_nothing_else(),
     )
+
+
+def _nothing_else() -> dict[str, pl.Expr]:
+    return {name: pl.lit(None, SCHEMA[name]) for name in ("part", "without")}
 
 
 def to_ask_again(frame: pl.DataFrame, most_share: float) -> pl.DataFrame:

@@ -16,7 +16,7 @@ from tasks.cleaning.confident_learning import relabel_issues
 from tasks.cleaning.disagreements import settle
 from tasks.cleaning.evidence import neighbours_outside
 from tasks.cleaning.noise import Counted, estimate_noise
-from tasks.cleaning.relabel import Cleaning, changes_by_level, clean, weighed
+from tasks.cleaning.relabel import Cleaning, changes_by_level, clean, evidence_for
 from tasks.cleaning.resubstitution import overwrite_above
 from tasks.student.evaluation import confused_pairs
 from tasks.student.levels import Levels
@@ -40,6 +40,7 @@ def clean_rows(
     confidence: float = 0.85,
     gold: Sequence[Counted] = (),
     passes: Sequence[Counted] = (),
+    head: LinearHead | None = None,
 ) -> tuple[Cleaning, float]:
     """Judge each label by a linear head and by neighbours that never saw it.
 
@@ -62,6 +63,7 @@ def clean_rows(
         confidence: of `resubstitution`, see `overwrite_above`.
         gold: by level, errors of whoever gave the labels that may be overwritten, counted on gold.
         passes: the same, by passes that differ.
+        head: judges; tuned here, unless it brings a strength.
 
     Returns:
         The proposal, and the regularisation strength that the judging head found. Of a disputed row `favourite` is
@@ -70,7 +72,7 @@ def clean_rows(
     Raises:
         TrainingError: the rows cannot be cross-fitted, or cleanlab is wanted and not installed.
     """
-    head = LinearHead()
+    head = head or LinearHead()
     P = head.tune(vectors, labels, folds, weight, n_leaves=levels.n_leaves, seed=seed)
     strength = float(head.strength or 1.0)
     if method == "resubstitution":
@@ -79,7 +81,7 @@ def clean_rows(
         return overwrite_above(labels, seen, P, levels, people, confidence, cap), strength
     neighbours = neighbours_outside(vectors, labels, folds)
     V = neighbours.votes(labels, levels.n_leaves, weight)
-    disputed = (candidates >= 0).any(axis=1)
+    disputed = np.asarray((candidates >= 0).any(axis=1))
     locked = people | agreed | disputed
     if method == "cleanlab":
         cleaning = relabel_issues(labels, P, levels, locked, cap)
@@ -88,15 +90,12 @@ def clean_rows(
         cleaning = clean(labels, P, V, levels, locked, max_loss=cap, gold=gold, passes=passes, twins=twins)
     settled = np.where(disputed, settle(candidates, P, V), cleaning.labels)
     overwritten = settled != labels
-    settled_rows = ~disputed
     favourite = np.where(disputed, settled, cleaning.favourite)
-    rows = np.arange(len(labels))
-    evidence = weighed(P, V)
-    sure = np.where(disputed, evidence[rows, np.maximum(favourite, 0)], cleaning.confidence)
-    gain = np.where(disputed, sure - evidence[rows, labels], cleaning.gain)
+    sure = np.where(disputed, evidence_for(np.maximum(favourite, 0), P, V), cleaning.confidence)
+    gain = np.where(disputed, sure - evidence_for(labels, P, V), cleaning.gain)
     merged = replace(
         cleaning,
-        noise_estimate=estimate_noise(P[settled_rows], labels[settled_rows]) if settled_rows.any() else 0.0,
+        noise_estimate=_noise(P, labels, ~disputed),
         labels=settled,
         overwritten=overwritten,
         favourite=favourite,
@@ -106,3 +105,10 @@ def clean_rows(
         confused_pairs=confused_pairs(labels[overwritten], settled[overwritten]),
     )
     return merged, strength
+
+
+def _noise(P: NDArray[np.float32], labels: NDArray[np.int64], settled: NDArray[np.bool_]) -> float:
+    """The estimate over the rows with a settled label; without a copy where these are all."""
+    if not settled.any():
+        return 0.0
+    return estimate_noise(P, labels) if settled.all() else estimate_noise(P[settled], labels[settled])

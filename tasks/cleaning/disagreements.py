@@ -70,7 +70,8 @@ def settle(
     """
     joined = join_passes(answers)
     rows = np.arange(len(answers))[:, None]
-    evidence = ((1 - VOTE_SHARE) * P + VOTE_SHARE * V)[rows, np.maximum(answers, 0)]
+    said = np.maximum(answers, 0)
+    evidence = (1 - VOTE_SHARE) * P[rows, said] + VOTE_SHARE * V[rows, said]
     evidence = np.where(answers >= 0, evidence, -1.0)
     mine = np.where(answers == joined.labels[:, None], evidence, -1.0).max(axis=1)
     best = evidence.argmax(axis=1)

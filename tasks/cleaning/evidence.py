@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.student.crossfit import splits
-from tasks.student.neighbours import nearest
+from tasks.student.cells import IN_CELLS_FROM, nearest_outside
+from tasks.student.crossfit import UNLABELLED, splits
+from tasks.student.neighbours import nearest, voted
 
 NEIGHBOURS, SHARPNESS = 10, 20.0
 """A flatter vote than the student's own (15 and 40, which hears the first two or three): with wrong labels among the
@@ -40,13 +41,7 @@ class Neighbours:
             n_leaves: columns of the result.
             weight: non-negative [n], multiplies a neighbour's vote.
         """
-        strength = np.exp(SHARPNESS * (self.similarity - self.similarity[:, :1]))
-        if weight is not None:
-            strength = strength * (weight[self.index] + 1e-12)
-        strength /= strength.sum(axis=1, keepdims=True)
-        V = np.zeros((len(self.index), n_leaves), np.float32)
-        np.add.at(V, (np.arange(len(V))[:, None], y[self.index]), strength)
-        return V
+        return voted(self.similarity, self.index, y, n_leaves, SHARPNESS, weight)
 
     def twins(self, heard: NDArray[np.bool_]) -> NDArray[np.int64]:
         """int64 [m, 2], the rows with the nearest neighbours, `TWINS_SHARE` of all, each beside its neighbour.
@@ -63,7 +58,7 @@ class Neighbours:
 def neighbours_outside(
     X: NDArray[np.float32], y: NDArray[np.integer], folds: NDArray[np.integer]
 ) -> Neighbours:
-    """The labelled rows most alike outside each row's fold.
+    """The labelled rows most alike outside each row's fold; of very many nearly the most alike, see `cells`.
 
     Args:
         X: float32 [n, d], unit length.
@@ -74,6 +69,9 @@ def neighbours_outside(
         TrainingError: all labelled rows share one fold.
     """
     parts = splits(y, folds)
+    labelled = np.flatnonzero(y != UNLABELLED)
+    if len(labelled) > IN_CELLS_FROM:
+        return Neighbours(*nearest_outside(X, np.arange(len(y)), labelled, folds, NEIGHBOURS))
     k = min([NEIGHBOURS, *(len(train) for train, _ in parts)])
     similarity, index = np.zeros((len(y), k), np.float32), np.zeros((len(y), k), np.int64)
     for train, held_out in parts:

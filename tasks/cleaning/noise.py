@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.student.levels import Levels, marginals
+from tasks.student.levels import ROWS_AT_ONCE, Levels, marginals
 
 Source = Literal["gold", "passes", "twins", "out_of_fold", "given"]
 
@@ -86,33 +86,29 @@ def estimate_noise(P: NDArray[np.floating], y: NDArray[np.integer]) -> float:
     counts = np.bincount(y, minlength=P.shape[1])
     usual = np.bincount(y, given, P.shape[1]) / np.maximum(counts, 1)
     usual[counts == 0] = np.inf
-    reached = np.where(usual <= P, P, -1.0)
-    confident = reached.max(axis=1) >= 0
-    if not confident.any():
-        return 0.0
-    return float((reached.argmax(axis=1) != y)[confident].mean())
+    confident, differing = 0, 0
+    for first in range(0, len(y), ROWS_AT_ONCE):
+        here = slice(first, first + ROWS_AT_ONCE)
+        reached = np.where(usual <= P[here], P[here], -1.0)
+        counted = reached.max(axis=1) >= 0
+        confident += int(counted.sum())
+        differing += int((reached.argmax(axis=1) != y[here])[counted].sum())
+    return differing / confident if confident else 0.0
 
 
-def counted_by_passes(
-    agreed: NDArray[np.integer], candidates: NDArray[np.integer], levels: Levels
-) -> list[Counted]:
-    """How often one pass errs at each level, from how often independent passes differ.
+def counted_by_pairs(said: NDArray[np.integer], levels: Levels) -> list[Counted]:
+    """How often one pass errs at each level, from how often two independent ones differ.
 
     Passes that err independently with probability e and never alike agree with probability (1 - e)^2, so that
     e = 1 - sqrt(1 - share that differs). Errors that they share leave no trace: it leans low, too.
 
     Args:
-        agreed: leaf indices of the items on which the passes agree.
-        candidates: leaf indices [m, passes] of those on which they differ, -1 for a missing answer.
+        said: leaf indices [m, 2] of what two passes said about each item.
         levels: the tree.
     """
-    heard = candidates[(candidates >= 0).sum(axis=1) > 1]
-    items = len(agreed) + len(heard)
-    found = []
+    items, found = len(said), []
     for nodes in levels.maps:
-        said = np.where(heard >= 0, nodes[np.maximum(heard, 0)], -1)
-        first = said.max(axis=1, initial=-1)
-        differ = int(((said != first[:, None]) & (said >= 0)).any(axis=1).sum())
+        differ = int((nodes[said[:, 0]] != nodes[said[:, 1]]).sum())
         found.append(Counted(items * (1 - math.sqrt(1 - differ / items)) if items else 0.0, items))
     return found
 
@@ -152,7 +148,7 @@ def noise_by_level(
         P: out-of-fold probabilities [n, leaves].
         levels: the tree.
         gold: by level, the teacher's errors on gold it was asked about.
-        passes: by level, as `counted_by_passes` gives them.
+        passes: by level, as `counted_by_pairs` gives them.
         twins: leaves [m, 2] of the most alike items (`evidence.Neighbours.twins`).
     """
     at_levels = marginals(P, levels)

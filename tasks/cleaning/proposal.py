@@ -6,11 +6,13 @@ Raw labels are never changed. Second answers, where there are any, decide afterw
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from tasks.cleaning.cleaned_rows import cleaned_frame, untouched_frame
 from tasks.cleaning.cleaning_files import (
@@ -20,34 +22,48 @@ from tasks.cleaning.cleaning_files import (
     sample_of,
     write_cleaning,
 )
+from tasks.cleaning.counted import counted_by_passes, counted_on_gold
 from tasks.cleaning.crossfitted import clean_rows
-from tasks.cleaning.noise import Counted, counted_by_passes
-from tasks.cleaning.treatment import treat
+from tasks.cleaning.left_out import Lessons, lessons_by_part
+from tasks.cleaning.noise import Counted
+from tasks.cleaning.relabel import Cleaning
+from tasks.cleaning.treatment import Treated, treat
 from tasks.embedding.encoders import fingerprint
 from tasks.embedding.vectors import encoder_settings, vectors_of
 from tasks.project import Project
 from tasks.records import Cleaned, Snapshot
 from tasks.sources import read_gold
-from tasks.store import Store, open_store
-from tasks.store.answers import first_pass_labels
+from tasks.store import open_store
 from tasks.store.items import read_contents
-from tasks.store.moved import today
 from tasks.student.crossfit import fold_of
-from tasks.student.judged import with_roles
+from tasks.student.judged import gold_certifies
+from tasks.student.linear import LinearHead
+from tasks.student.many_rows import fewer_folds
 from tasks.student.package import levels_of
+from tasks.student.search import (
+    JUDGE,
+    JUDGE_FILE,
+    SEARCH_EVERY_NIGHT_BELOW,
+    Search,
+    settings_of,
+    standing_search,
+    write_search,
+)
 from tasks.synthetic import SYNTHETIC
-from tasks.taxonomy import Taxonomy, truncate
+from tasks.taxonomy import Taxonomy
 
-FOLD_SEED = 0
-RULE = 2  # raise it when the same rows are cleaned otherwise: they are then cleaned anew
+FOLD_SEED, HALF_SEED = 0, 1
+RULE = 3  # raise it when the same rows are cleaned otherwise: they are then cleaned anew
 PEOPLE, AGREED = ("human", "adjudicated"), ("consensus",)
 
 
 def propose_labels(project: Project, snapshot: Snapshot) -> Cleaned:
     """What cleaning makes of the raw labels alone; read back where it has been written before."""
     store = open_store(project.database_url, project.project)
-    gold = _counted_on_gold(project, store)
+    gold, certified_by_gold = counted_on_gold(project, store), gold_certifies(read_gold(project))
     name = f"cleaned-{project.cleaning.method}-{project.cleaning.mode}-{_settings_name(project, gold)}"
+    if certified_by_gold:
+        name += "-gold"  # no certificate will rest on these rows
     path = Path(snapshot.path).with_name(f"{name}.parquet")
     if (before := cleaning_before(path, snapshot)) is not None:
         return before
@@ -69,27 +85,56 @@ def propose_labels(project: Project, snapshot: Snapshot) -> Cleaned:
     free = ~(people | agreed | disputed)
     # What was counted about the teacher says nothing about history that somebody else labelled.
     of_teacher = bool((rows["source"] == "single").to_numpy()[free].mean() >= 0.5) if free.any() else False
-    result, strength = clean_rows(
-        vectors=vectors_of(
-            encoder_settings(project.encoder), project.cache_root, contents, project.task.modality
-        ),
-        labels=labels,
-        weight=rows["weight"].to_numpy().astype(np.float32),
-        candidates=candidates,
-        folds=fold_of(rows["group"].to_list(), project.student.folds, FOLD_SEED),
-        people=people,
-        agreed=agreed,
-        levels=levels,
-        cap=settings.cap,
-        method=settings.method,
-        confidence=settings.confidence,
-        gold=gold if of_teacher else (),
-        passes=counted_by_passes(labels[agreed], candidates[disputed], levels) if of_teacher else (),
-    )
+    judge_file, made_with, now = project.root / JUDGE_FILE, settings_of(project), time.time()
+    search = standing_search(judge_file, rows, made_with, project.student.full_search_days, now)
+    head, folds = LinearHead(), fold_of(rows["group"].to_list(), project.student.folds, FOLD_SEED)
+    if search is not None:
+        folds = search.folds(rows, folds)
+        head = LinearHead(search.settings[JUDGE]["strength"], starts=search.starts.get(JUDGE))
+    encoder, method = encoder_settings(project.encoder), settings.method
+    vectors = vectors_of(encoder, project.cache_root, contents, project.task.modality)
+    weight = rows["weight"].to_numpy().astype(np.float32)
+    several = of_teacher and bool(agreed.any() or disputed.any())
+    passes = counted_by_passes(project, store, rows.select("key")) if several else []
+
+    def cleaned(
+        kept: NDArray[np.bool_] | slice, by: NDArray[np.int16], judge: LinearHead
+    ) -> tuple[Cleaning, float]:
+        return clean_rows(
+            vectors=vectors[kept],
+            labels=labels[kept],
+            weight=weight[kept],
+            candidates=candidates[kept],
+            folds=by[kept],
+            people=people[kept],
+            agreed=agreed[kept],
+            levels=levels,
+            cap=settings.cap,
+            method=method,
+            confidence=settings.confidence,
+            gold=gold if of_teacher else (),
+            passes=passes,
+            head=judge,
+        )
+
+    result, strength = cleaned(slice(None), folds, head)
+    if search is None and len(labels) >= SEARCH_EVERY_NIGHT_BELOW:
+        learned = rows.select("key", "label").with_columns(pl.Series("fold", folds))
+        chosen, ends = {JUDGE: {"strength": strength}}, {JUDGE: head.ends}
+        write_search(judge_file, Search(now, made_with, JUDGE, chosen, learned, ends))
     judged_by_votes = disputed if settings.method != "resubstitution" else np.zeros(len(labels), bool)
     treated = treat(labels, result, judged_by_votes, settings.mode)
     locked = people | judged_by_votes | (agreed & (settings.method != "resubstitution"))
-    frame = cleaned_frame(rows["key"], result, treated, locked, taxonomy.leaves)
+    lessons: Lessons | None = None
+    if not certified_by_gold:
+        halves = fold_of(rows["group"].to_list(), 2, HALF_SEED)
+
+        def again(kept: NDArray[np.bool_]) -> Treated:
+            other, _ = cleaned(kept, halves, LinearHead(strength))
+            return treat(labels[kept], other, judged_by_votes[kept], settings.mode)
+
+        lessons = lessons_by_part(treated, labels, fewer_folds(folds), halves, again)
+    frame = cleaned_frame(rows["key"], result, treated, locked, taxonomy.leaves, lessons)
     noise = {name: asdict(level) | {"margin": min(level.margin, 1.0)} for name, level in result.noise.items()}
     record = Cleaned(
         levels=changes_by_level_of(rows, frame, taxonomy),
@@ -119,22 +164,6 @@ def _candidates(rows: pl.DataFrame, taxonomy: Taxonomy) -> np.ndarray:
     for row, leaves in enumerate(said):
         table[row, : len(leaves)] = leaves
     return table
-
-
-def _counted_on_gold(project: Project, store: Store) -> list[Counted]:
-    """By level the teacher's errors on gold that it was asked about, but for the half that gates."""
-    gold = read_gold(project)
-    if project.cleaning.method != "cross_fitted" or not gold.height:
-        return []
-    ours = with_roles(gold).filter(pl.col("role") != "evaluation")
-    said = first_pass_labels(store, ours).rename({"label": "said"})
-    said = said.with_columns(today(said["said"], project.taxonomy)).drop_nulls("said")
-    both = ours.join(said, on="key", how="inner")
-    pairs = list(zip(both["label"].to_list(), both["said"].to_list(), strict=True))
-    return [
-        Counted(sum(truncate(true, depth) != truncate(said, depth) for true, said in pairs), len(pairs))
-        for depth in range(1, len(project.taxonomy.levels) + 1)
-    ]
 
 
 def _settings_name(project: Project, gold: list[Counted]) -> str:

@@ -14,13 +14,14 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.project import Project
 from tasks.records import Cleaned, Snapshot, hash_of
+from tasks.retries import AGAIN
 from tasks.sources import read_gold_rows
 from tasks.store import open_store
 from tasks.store.items import read_contents
 from tasks.synthetic import SYNTHETIC
 
 
-@task(name="clean labels", cache_policy=NO_CACHE)
+@task(name="clean labels", cache_policy=NO_CACHE, **AGAIN)
 def clean_snapshot(project: Project, snapshot: Snapshot) -> Cleaned:
     """Afterwards the cleaned labels of the snapshot lie beside it; the same snapshot is cleaned once.
 
@@ -33,14 +34,14 @@ def clean_snapshot(project: Project, snapshot: Snapshot) -> Cleaned:
     return _decided(project, proposed) if _asks_again(project) else proposed
 
 
-@task(name="ask about suspects again", cache_policy=NO_CACHE)
+@task(name="ask about suspects again", cache_policy=NO_CACHE, **AGAIN)
 def ask_suspects_again(project: Project, cleaned: Cleaned, run_id: int) -> Cleaned:
     """Afterwards the most contradicted labels have a second answer, as far as the budget went, which has decided."""
     from tasks.cleaning.asking_again import ask_again, budget_left
     from tasks.cleaning.cleaned_rows import to_ask_again
     from tasks.cleaning.proposal import propose_labels
     from tasks.labeling.asking import asking_teacher, bring_of
-    from tasks.monitoring.progress import console_progress
+    from tasks.monitoring.progress import progress_of
 
     if not _asks_again(project):
         return cleaned
@@ -54,7 +55,7 @@ def ask_suspects_again(project: Project, cleaned: Cleaned, run_id: int) -> Clean
         suspects,
         budget_left(store, run_id, project.teacher.budget_usd, project.cleaning.reask_budget_usd),
         run_id,
-        progress=console_progress("asking again"),
+        progress=progress_of("asking again"),
     )
     decided = _decided(project, proposed)
     spent = {"suspects": suspects.height, "asked": asked.answered + asked.invalid, "failed": asked.failed}

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.records import Policy
+from tasks.student.calibration_profile import calibration_profile
 from tasks.student.package import Answers
 from tasks.student.partial import PartialAnswers
 from tasks.student.thresholds import Certificate, ThresholdPath, accepts, certify
@@ -108,6 +109,7 @@ def issue_policy(
             else dict(zip(levels, certificate.partial_thresholds, strict=False))
         ),
         certificate=_shortened(certificate) | ({"two_stage": stages} if stages else {}),
+        calibration_profile=calibration_profile(sample.answers),
     )
     return policy, certificate
 

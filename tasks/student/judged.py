@@ -9,6 +9,7 @@ from __future__ import annotations
 import polars as pl
 
 from tasks.records import half_of
+from tasks.student.certifying import ENOUGH_ROWS
 
 TEMPERATURE_SHARE = 0.25
 MIN_TEMPERATURE_ROWS = 80
@@ -28,6 +29,11 @@ def with_roles(rows: pl.DataFrame) -> pl.DataFrame:
     if sum(wants) >= MIN_TEMPERATURE_ROWS:
         roles = ["temperature" if want else role for want, role in zip(wants, roles, strict=True)]
     return rows.with_columns(pl.Series("role", roles, pl.String))
+
+
+def gold_certifies(gold: pl.DataFrame) -> bool:
+    """Whether there is enough gold to certify on, so that no certificate rests on training rows."""
+    return with_roles(gold).filter(pl.col("role") == "calibration").height >= ENOUGH_ROWS
 
 
 def judged_audits(audits: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:

@@ -52,15 +52,24 @@ def samples(project: Project, store: Store, student: Student, gold: Judged | Non
         student: is to be certified.
         gold: the student on gold; None where there is no gold.
     """
-    calibrated = None if gold is None else gold.frame.filter(pl.col("role") == "temperature").select("key")
+    calibrated, gold_sample = None, []
+    if gold is not None:
+        calibrated = gold.frame.filter(pl.col("role") == "temperature").select("key")
+        fitted = gold.frame["key"].is_in(fitted_on(student)["key"].implode()).to_numpy()
+        gold_sample = [gold.sample("gold", gold.role("calibration") & ~fitted)]
     audited = audited_sample(project, store, student, calibrated)
-    gold_sample = [] if gold is None else [gold.sample("gold", gold.role("calibration"))]
     if audited is None:
         return gold_sample
     terms = terms_of(project, student)
     if not audited.open.any() or (audited.large_enough(terms) and not len(audited.waiting(terms))):
         return [audited.sample(), *gold_sample]
     return [*gold_sample, *_by_teacher(audited)]
+
+
+def fitted_on(student: Student) -> pl.DataFrame:
+    """key of the gold that its temperature was fitted on, whatever role less or more gold gives it today."""
+    keys = [bytes.fromhex(key) for key in student.about.get("temperature_keys", [])]
+    return pl.DataFrame({"key": keys}, schema={"key": pl.Binary})
 
 
 def terms_of(project: Project, student: Student) -> Terms:
@@ -85,7 +94,7 @@ def audited_sample(
         project: names the window of audits, the share to check and the cache.
         store: has the audits.
         student: is to be certified.
-        without: keys (a column `key`) that it was calibrated on.
+        without: keys (a column `key`) that judge nothing, beside those its temperature was fitted on.
 
     Returns:
         None where nothing was audited.
@@ -95,8 +104,8 @@ def audited_sample(
     rows = rows.filter(role == "calibration")  # the other half is the gate's
     fixed = project.routing.checked_agreements
     share = share_to_check(rows.height, project.routing.target_error) if fixed is None else fixed
-    if without is not None:
-        rows = rows.join(without, on="key", how="anti", maintain_order="left")
+    for known in (fitted_on(student), *([] if without is None else [without])):
+        rows = rows.join(known, on="key", how="anti", maintain_order="left")
     if not rows.height:
         return None
     contents = rows.select("key").join(

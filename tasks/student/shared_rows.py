@@ -5,12 +5,14 @@ Every row is judged by its raw label all the same: nothing may be evaluated on w
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.student.crossfit import UNLABELLED, never_judged
+from tasks.student.nested import Apart, Lesson
 from tasks.student.training import Rows
 
 
@@ -41,3 +43,47 @@ def shared(rows: Rows, share: NDArray[np.floating], rest: NDArray[np.integer]) -
         texts=None if rows.texts is None else [*rows.texts, *(rows.texts[row] for row in twice.tolist())],
         repeated=len(twice),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Instead:
+    """Rows [m], and the label, its share and the other label that are learned of them while a part is judged."""
+
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    share: NDArray[np.float32]
+    rest: NDArray[np.int64]
+
+
+def apart(
+    rows: Rows,
+    share: NDArray[np.floating],
+    rest: NDArray[np.integer],
+    part_of: NDArray[np.integer],
+    instead: Mapping[int, Instead],
+) -> Rows:
+    """`shared`, and each part judged by what learns the same rows as if that part had said nothing.
+
+    Args:
+        rows: training rows, none of them shared yet.
+        share: as `shared` takes it.
+        rest: likewise.
+        part_of: the part of each row [n], -1 for rows that are never judged.
+        instead: by part what is learned otherwise.
+    """
+
+    def lesson(part: int) -> Lesson:
+        labels, shares, others = rows.labels.copy(), share.copy(), rest.copy()
+        if (other := instead.get(part)) is not None:
+            labels[other.rows], shares[other.rows], others[other.rows] = other.labels, other.share, other.rest
+        taught = shared(replace(rows, labels=labels), shares, others)
+        own = np.where(taught.folds < 0, -1 - taught.folds, taught.folds)
+        judged = np.pad(part_of, (0, taught.repeated), constant_values=-1)
+        # what is written or repeated goes with the folds of the part
+        goes_with = (judged == part) | ((judged < 0) & np.isin(own, own[judged == part]))
+        kept = np.flatnonzero((taught.labels >= 0) & ~goes_with)
+        return taught.vectors[kept], taught.labels[kept], taught.weight[kept]
+
+    whole = shared(rows, share, rest)
+    parts = np.pad(part_of, (0, whole.repeated), constant_values=-1).astype(np.int64)
+    return replace(whole, apart=Apart(parts, lesson))

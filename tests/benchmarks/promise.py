@@ -11,7 +11,9 @@ in the population keeps the target.
 
 `cross_fitted`: each draw is a training set of its own; its out-of-fold answers calibrate, the student is fitted again
 on all of it, and the error is counted on all rows that were not in it. This is the empirical check without which
-calibrating on training rows would be a hope.
+calibrating on training rows would be a hope. With `--noise 0.15` the labels are a simulated teacher's (hard items err
+more, half of it systematically) and are cleaned as a retrain cleans them; error is disagreement with what that teacher
+says of fresh rows. `--in-sample` judges the rows by heads that learned labels which those rows helped to clean.
 """
 
 from __future__ import annotations
@@ -19,18 +21,26 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from tasks.cleaning.crossfitted import clean_rows
+from tasks.cleaning.left_out import lessons_by_part
+from tasks.cleaning.treatment import Treated, treat
+from tasks.demo.noise import noisy_passes_from_features
 from tasks.duplicates import near_duplicate_groups
 from tasks.embedding.settings import EncoderSettings
+from tasks.project import Cleaning as CleaningSettings
 from tasks.project import Student as StudentSettings
 from tasks.student.certifying import certified
 from tasks.student.crossfit import fold_of
+from tasks.student.linear import LinearHead
+from tasks.student.package import levels_of
 from tasks.student.retrain import Trained, retrain
+from tasks.student.shared_rows import Instead, apart
 from tasks.student.thresholds import ThresholdPath, accepts, certify
 from tasks.student.training import Rows
 from tasks.taxonomy import Taxonomy
@@ -138,13 +148,19 @@ def blobs(seed: int = 0) -> Pool:
     return Pool(texts, X, [f"{label % 3} > {label}" for label in y.tolist()], ("upper", "label"))
 
 
-def trained(pool: Pool, rows: np.ndarray, said: Sequence[str], names: Sequence[str]) -> Trained:
+def trained(
+    pool: Pool, rows: np.ndarray, said: Sequence[str], names: Sequence[str], clean: str = "not"
+) -> Trained:
     """What the product's retrain makes of the rows and what was said of them, without gold, by its defaults."""
     taxonomy, settings = pool.taxonomy(), StudentSettings()
     y = np.array([taxonomy.leaf_index[said[row]] for row in rows], np.int64)
-    folds = fold_of(near_duplicate_groups([pool.texts[row] for row in rows]), settings.folds, SEED)
+    groups = near_duplicate_groups([pool.texts[row] for row in rows])
+    folds = fold_of(groups, settings.folds, SEED)
+    training = Rows(pool.X[rows], y, y, folds, np.ones(len(y), np.float32))
+    if clean != "not":
+        training = cleaned(training, fold_of(groups, 2, SEED + 1), taxonomy, clean == "in sample")
     return retrain(
-        Rows(pool.X[rows], y, y, folds, np.ones(len(y), np.float32)),
+        training,
         names,
         taxonomy,
         EncoderSettings("hash:16"),
@@ -155,6 +171,38 @@ def trained(pool: Pool, rows: np.ndarray, said: Sequence[str], names: Sequence[s
         prototypes=settings.prototypes,
         ensemble_with=settings.ensemble_with,
     )
+
+
+def cleaned(rows: Rows, halves: np.ndarray, taxonomy: Taxonomy, in_sample: bool) -> Rows:
+    """The rows as a project's first cleaning leaves them; unless `in_sample`, with what judges each fold instead."""
+    levels, n, strength = levels_of(taxonomy), len(rows.labels), None
+
+    def again(kept: np.ndarray, folds: np.ndarray = halves) -> Treated:
+        nonlocal strength
+        nobody = np.zeros(int(kept.sum()), bool)
+        result, strength = clean_rows(
+            rows.vectors[kept],
+            rows.labels[kept],
+            rows.weight[kept],
+            np.full((len(nobody), 1), -1),
+            folds[kept],
+            nobody,
+            nobody,
+            levels,
+            CleaningSettings().cap,
+            head=LinearHead(strength),
+        )
+        return treat(rows.labels[kept], result, nobody, "relabel")
+
+    treated, share, rest = again(np.ones(n, bool), rows.folds), np.ones(n, np.float32), np.full(n, -1)
+    taught = replace(rows, labels=treated.labels)
+    if in_sample:
+        return taught
+    lessons = lessons_by_part(treated, rows.labels, rows.folds, halves, again)
+    of = {part: lessons.parts == part for part in np.unique(lessons.parts).tolist()}
+    columns = (lessons.rows, lessons.labels, lessons.share, lessons.rest)
+    instead = {part: Instead(*(column[ours] for column in columns)) for part, ours in of.items()}
+    return apart(taught, share, rest, rows.folds, instead)
 
 
 def population(pool: Pool, rows: int, names: Sequence[str]) -> Population:
@@ -189,34 +237,40 @@ def single(name: str, pool: Pool, options: argparse.Namespace) -> None:
 
 
 def cross_fitted(name: str, pool: Pool, options: argparse.Namespace) -> None:
-    taxonomy, n = pool.taxonomy(), len(pool.labels)
-    found: dict[tuple[float, float], list[tuple[float, float]]] = {}
+    taxonomy, n, said = pool.taxonomy(), len(pool.labels), pool.labels
+    found: dict[tuple[float, float], list[tuple[float, float, float]]] = {}
+    clean = "not" if not options.noise else "in sample" if options.in_sample else "apart"
     for draw in range(options.draws):
         order = np.random.default_rng([SEED, draw]).permutation(n)
         rows, fresh = order[: options.cross_fit], order[options.cross_fit :]
-        of = trained(pool, rows, pool.labels, options.candidates)
+        if options.noise:
+            [said] = noisy_passes_from_features(pool.X, pool.labels, options.noise, 1, draw)
+        of = trained(pool, rows, said, options.candidates, clean)
         answers = of.student.answers(pool.X[fresh])
-        said = zip(answers.labels, fresh, strict=True)
-        wrong = np.array([given != pool.labels[row] for given, row in said])
+        wrong = np.array([given != said[row] for given, row in zip(answers.labels, fresh, strict=True)])
         for target in options.targets:
             for confidence in CONFIDENCES:
                 levels = len(taxonomy.levels)
-                certificate, _, _ = certified(of.path, of.held_out, levels, None, target, confidence)
+                certificate, ours, missed = certified(of.path, of.held_out, levels, None, target, confidence)
+                seen = float(missed.sum() / max(1, ours.sum()))
                 taken = accepts(answers.scores, certificate.thresholds)
                 error = float(wrong[taken].mean()) if taken.any() else 0.0
-                found.setdefault((target, confidence), []).append((error, float(taken.mean())))
+                found.setdefault((target, confidence), []).append((error, float(taken.mean()), seen))
     print(
         f"\n{name}: {options.draws} training sets of {options.cross_fit:,} rows, {', '.join(options.candidates)}; "
-        f"{n - options.cross_fit:,} fresh rows\n\n"
-        "| target | confidence | covered | mean error of the answered | missed | may miss |\n|---|---|---|---|---|---|"
+        f"{n - options.cross_fit:,} fresh rows"
+        f"{f'; {options.noise:.0%} wrong, cleaned, judged {clean}' if options.noise else ''}\n\n"
+        "| target | confidence | covered | error among those that certified | among fresh ones | missed | may miss |\n"
+        "|---|---|---|---|---|---|---|"
     )
     for (target, confidence), draws in found.items():
-        errors, covered = np.array(draws).T
+        errors, covered, seen = np.array(draws).T
         print(
-            f"| {target:.0%} | {confidence:.2f} | {covered.mean():.1%} | {errors[covered > 0].mean():.1%} | "
+            f"| {target:.0%} | {confidence:.2f} | {covered.mean():.1%} | {seen[covered > 0].mean():.1%} | "
+            f"{errors[covered > 0].mean():.1%} | "
             f"{(errors > target).sum()} | {may_miss(len(draws), confidence)} |"
             if covered.any()
-            else f"| {target:.0%} | {confidence:.2f} | 0 | – | 0 | {may_miss(len(draws), confidence)} |",
+            else f"| {target:.0%} | {confidence:.2f} | 0 | – | – | 0 | {may_miss(len(draws), confidence)} |",
             flush=True,
         )
 
@@ -237,6 +291,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--cross-fit", type=int, default=1_000, help="rows of a training set of `cross_fitted`"
     )
+    parser.add_argument("--noise", type=float, default=0.0, help="wrong labels of `cross_fitted`, a share")
+    parser.add_argument("--in-sample", action="store_true", help="what cleaning did before: see above")
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--sizes", type=int, nargs="*", default=SIZES)
     parser.add_argument("--targets", type=float, nargs="*", default=TARGETS)

@@ -18,6 +18,15 @@ def test_it_runs_and_prints_both_sections(capsys: pytest.CaptureFixture[str]) ->
     assert said.count("| 5% | 300 | 0.9") == 2
 
 
+@pytest.mark.parametrize(("how", "said"), [([], "apart"), (["--in-sample"], "in sample")])
+def test_wrong_labels_are_cleaned_and_disagreement_is_counted(
+    capsys: pytest.CaptureFixture[str], how: list[str], said: str
+) -> None:
+    few = ["--draws", "1", "--cross-fit", "200", "--candidates", "linear", "--targets", "0.2"]
+    assert main(["cross_fitted", "--quick", "--noise", "0.15", *few, *how]) == 0
+    assert f"15% wrong, cleaned, judged {said}" in capsys.readouterr().out
+
+
 def plug_in(
     path: ThresholdPath, scores: np.ndarray, wrong: np.ndarray, target: float, *_: object
 ) -> tuple[float, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,22 @@ def test_what_the_student_was_calibrated_on_certifies_nothing(
     decide(store, MINE)
     found = samples(project, store, student, gold)
     assert len(found[0].truth) == len(MINE) - 90
+
+
+def test_what_fitted_the_temperature_certifies_nothing_after_gold_has_shrunk(
+    project: Project, store: Store, student: Student
+) -> None:
+    """Too little gold is left to set any aside today, or the item is no gold any more: the student knows it still."""
+    fitted = {"temperature_keys": [text_key(name).hex() for name in MINE[:30]]}
+    student = replace(student, about={**student.about, **fitted})
+    rows = items_of(MINE[20:80]).with_columns(
+        label=pl.Series([TRAFFIC[name] for name in MINE[20:80]]), role=pl.lit("calibration")
+    )
+    gold = judge_with(student, rows, inputs_of(project, student, rows))
+    decide(store, MINE)
+    adjudicated, of_gold = samples(project, store, student, gold)
+    assert len(adjudicated.truth) == len(MINE) - 30
+    assert len(of_gold.truth) == 50
 
 
 def test_without_audits_there_is_gold_or_nothing(project: Project, student: Student, tmp_path: Path) -> None:
