@@ -75,6 +75,8 @@ def evaluation_report(
     slices: pl.DataFrame,
     noise: float | None,
     overwritten: float,
+    curve: Curve | None = None,
+    tried: Sequence[str] = (),
 ) -> EvaluationReport:
     """Count all of it.
 
@@ -85,6 +87,8 @@ def evaluation_report(
         slices: key and further columns of gold.
         noise: share of the labels estimated wrong at the deepest level, before cleaning.
         overwritten: share of them that cleaning overwrote.
+        curve: the learning curve, where it was drawn for nearly these rows before.
+        tried: candidates that were compared then.
     """
     levels, names = trained.student.levels, trained.student.taxonomy.levels
     truth, answers = judged_answers(trained)
@@ -96,7 +100,7 @@ def evaluation_report(
         else None
         for name, nodes in zip(names, levels.maps, strict=True)
     ]
-    curve = learning_curve(
+    curve = curve or learning_curve(
         rows.vectors,
         rows.labels,
         rows.raw_labels,
@@ -112,6 +116,7 @@ def evaluation_report(
         curve=curve,
         out_of_fold=_out_of_fold(trained, rows),
         winner=trained.student.kind,
+        tried=tried,
     )
     return EvaluationReport(
         levels=tuple(

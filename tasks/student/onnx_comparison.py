@@ -107,7 +107,7 @@ def graph_inputs(student: Student, inputs: NDArray[np.float32] | list[bytes]) ->
     """What the graph takes: vectors as they are, images decoded to uint8 [n, 3, side, side]."""
     if not student.reads_images:
         return np.ascontiguousarray(inputs, np.float32)
-    from tasks.student.timm_student import decode_images
+    from tasks.student.image_pixels import decode_images
 
     return decode_images(list(inputs), student.head.image_size)
 

@@ -20,7 +20,6 @@ from tasks.student.linear import LinearHead
 from tasks.student.mlp import MlpHead
 from tasks.student.package import SUREST, Student
 from tasks.student.scoring import TEMPERATURES
-from tasks.student.timm_student import MEAN, STD
 
 OPSET = 18  # ReduceMax and Split took their present form here; ONNX Runtime has read it since 1.14
 IR_VERSION = 9
@@ -292,8 +291,8 @@ def _image_scores(graph: Graph, student: Any) -> str:
         def __init__(self) -> None:
             super().__init__()
             self.net = student._net
-            self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
-            self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1))
+            self.register_buffer("mean", torch.tensor(student.mean).view(1, 3, 1, 1))
+            self.register_buffer("std", torch.tensor(student.std).view(1, 3, 1, 1))
 
         def forward(self, pixels: Any) -> Any:
             """Float32 [n, seen] of uint8 [n, 3, side, side]."""

@@ -22,8 +22,10 @@ from tasks.student.familiarity import fit_prototypes
 from tasks.student.finetuned import FinetunedStudent
 from tasks.student.finetuning import Finetuning
 from tasks.student.levels import decode
+from tasks.student.many_rows import Starts
 from tasks.student.package import Answers, Student, decode_answers, levels_of
 from tasks.student.partial import upper_thresholds
+from tasks.student.search import Search
 from tasks.student.thresholds import STARTS, ThresholdPath, fix_path
 from tasks.student.training import OWN_INPUTS, Candidate, ImageTraining, Rows, train_candidates
 from tasks.taxonomy import Taxonomy
@@ -64,6 +66,7 @@ class Trained:
         held_out: the student's out-of-fold answers on its training rows, against the raw labels.
         answered: int32 [rows] the leaf that each of them answers there.
         cleaning: by level, accuracy before and after cleaning on gold; empty where nothing was cleaned or no gold is.
+        full: whether the candidates were compared and the effect of cleaning measured; else by an earlier night.
     """
 
     student: Student
@@ -76,6 +79,7 @@ class Trained:
     answered: Mapping[str, NDArray[np.int32]]
     notes: list[str] = field(default_factory=list)
     cleaning: tuple[LevelEffect, ...] = ()
+    full: bool = True
 
     @property
     def winner_scores(self) -> tuple[LevelScores, ...]:
@@ -98,11 +102,14 @@ def retrain(
     finetuning: Finetuning | None = None,
     prototypes: int = 0,
     ensemble_with: Sequence[str] = (),
+    progress: Callable[[int], None] | None = None,
+    search: Search | None = None,
+    judge: Starts | None = None,
 ) -> Trained:
     """Train, choose, calibrate, evaluate.
 
     The winner is chosen by out-of-fold log-loss; the temperature on the part of gold set aside for it, or (where
-    gold is too small) left as tuned out of fold; the threshold path on out-of-fold confidences. No row that
+    gold is too small) out of fold against the raw labels; the threshold path on out-of-fold confidences. No row that
     certifies is looked at here except to be predicted.
 
     Args:
@@ -121,13 +128,26 @@ def retrain(
         prototypes: kept of each label, so that unfamiliar items score less; 0 keeps none. A student that reads the
             items themselves keeps none.
         ensemble_with: what the ensemble averages beside linear head and neighbours.
+        progress: told how many candidates are fitted.
+        search: one that still holds: its winner alone is trained, and what cleaning is worth not measured again.
+        judge: the head that judged the labels for cleaning, which a linear head's training starts from.
 
     Raises:
         TrainingError: the rows cannot be learned from.
     """
     levels, n_leaves = levels_of(taxonomy), len(taxonomy.leaves)
     candidates, winner = train_candidates(
-        names, rows, n_leaves, seed, images, near, finetuning, ensemble_with
+        names if search is None else [search.winner],
+        rows,
+        n_leaves,
+        seed,
+        images,
+        near,
+        finetuning,
+        ensemble_with,
+        progress,
+        search,
+        judge,
     )
     best = next(candidate for candidate in candidates if candidate.name == winner)
     truth = np.array([taxonomy.leaf_index[label] for label in gold["label"].to_list()], np.int64)
@@ -140,12 +160,16 @@ def retrain(
 
     uncalibrated = {candidate.name: on_gold(candidate) for candidate in candidates}
     fits = roles == "temperature"
-    temperature = fit_temperature(uncalibrated[winner][fits], truth[fits]) if fits.any() else 1.0
+    judged, raw = roles == "evaluation", rows.raw_labels >= 0
+    temperature = 1.0
+    if fits.any():
+        temperature = fit_temperature(uncalibrated[winner][fits], truth[fits])
+    elif (rows.labels != rows.raw_labels)[raw].any():  # heads were tuned on what was cleaned
+        temperature = fit_temperature(best.out_of_fold[raw], rows.raw_labels[raw])
     calibrated = {
         name: apply_temperature(P, temperature) if name == winner else P for name, P in uncalibrated.items()
     }
 
-    judged, raw = roles == "evaluation", rows.raw_labels >= 0
     out_of_fold = apply_temperature(best.out_of_fold, temperature)
     if judged.any():
         judged_on = "gold"
@@ -158,9 +182,9 @@ def retrain(
     real = ~rows.written
     changed = bool((rows.labels != rows.raw_labels)[real].any()) or rows.repeated > 0
     cleaning: tuple[LevelEffect, ...] = ()
-    if judged.any() and changed and winner not in OWN_INPUTS:
+    if judged.any() and changed and winner not in OWN_INPUTS and search is None:
         [uncleaned], _ = train_candidates(
-            [winner], rows.settled(), n_leaves, seed, near=near, ensemble_with=ensemble_with
+            [winner], rows.settled(), n_leaves, seed, near=near, ensemble_with=ensemble_with, judge=judge
         )
         P = apply_temperature(on_gold(uncleaned), temperature)
         scores["raw labels"] = evaluate(P[judged], truth[judged], levels)
@@ -190,7 +214,9 @@ def retrain(
     head = best.model
     if isinstance(head, FinetunedStudent):  # serves as an encoder of its own and a head
         encoder, head = head.encoder, head.head
-    about = {"path": path_as_dict(path)}
+    about: dict[str, Any] = {"path": path_as_dict(path)}
+    if fits.any():
+        about["temperature_keys"] = [key.hex() for key in gold["key"].filter(pl.Series(fits)).to_list()]
     student = Student(taxonomy, head, winner, modality, encoder, temperature, about, kept)
     return Trained(
         student=student,
@@ -202,6 +228,7 @@ def retrain(
         held_out=CalibrationSample("teacher", said.take(np.flatnonzero(raw)), held_truth, cross_fitted=True),
         answered=answered,
         cleaning=cleaning,
+        full=search is None,
     )
 
 

@@ -1,41 +1,49 @@
-"""A small image model as student: any timm architecture, trained end to end on encoded images.
+"""A small image model as student: any timm architecture, trained on encoded images.
 
-Knows bytes of images and leaf indices. Without pretrained weights it starts from random ones, which is enough for
-small, simple pictures.
+Knows bytes of images and leaf indices. Pretrained weights are trained further as far as the machine allows; without
+them it starts from random ones, which is enough for small, simple pictures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
+from copy import deepcopy
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.errors import InputError, TrainingError
+from tasks.errors import TrainingError
 from tasks.student.calibration import apply_temperature
+from tasks.student.frozen_features import IMAGES_AT_ONCE, FrozenFeatures, fit_classifier
 from tasks.student.heads import read_arrays, read_settings, seen_leaves, spread, write_head
+from tasks.student.image_network import create_network, device_of, mixed_precision, seeded
+from tasks.student.image_pixels import decode_images, normalised
+from tasks.student.image_training import Recipe, Trained, train
 from tasks.student.threads import threads_for
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's channel statistics, which timm's pretrained weights expect."""
-
-SHIFT = 0.06
-"""Training images are moved by up to this share of their side, so that a position is not learned as a label."""
+"""ImageNet's channel statistics, of students saved without their own."""
 
 
 class TimmStudent:
     """An image classifier with the same two movements as a head, minus the tuning.
 
     Args:
-        model: a timm architecture.
+        model: a timm architecture, with or without the tag of its weights.
         pretrained: start from timm's weights (needs its hub or cache) or from random ones.
+        weights: a safetensors file of pretrained weights, instead of the hub's.
         image_size: side in pixels that images are resized to.
-        epochs: passes over the images.
+        epochs: passes over the images; `frozen` needs none.
         batch: images a step; fewer where there are few.
-        learning_rate: the peak of a one-cycle schedule.
+        learning_rate: the peak of a one-cycle schedule, of layers that are not pretrained.
+        train: which weights learn. `frozen`: the classifier alone, on features computed once; `gradual`: the classifier
+            like that, then all layers from the top downwards; `full`: all from the first step. `auto` is `gradual` on a
+            GPU and `frozen` without one. Random weights are always trained in full.
+        flip: whether training images may be mirrored left to right; digits and letters must not.
+        device: to train on, and to predict many images on: auto (CUDA where it is), cpu, cuda or mps.
+        features: keeps frozen features from one training to the next with the same pretrained weights.
     """
 
     def __init__(
@@ -43,17 +51,34 @@ class TimmStudent:
         model: str = "mobilenetv3_small_100",
         *,
         pretrained: bool = True,
+        weights: str | None = None,
         image_size: int = 64,
         epochs: int = 12,
         batch: int = 64,
         learning_rate: float = 3e-3,
+        train: Literal["auto"] | Trained = "auto",
+        flip: bool = False,
+        device: str = "auto",
+        features: FrozenFeatures | None = None,
     ):
-        self.model, self.pretrained, self.image_size = model, pretrained, image_size
+        self.model, self.pretrained, self.weights, self.image_size = model, pretrained, weights, image_size
         self.epochs, self.batch, self.learning_rate = epochs, batch, learning_rate
+        self.train, self.flip, self.device = train, flip, device
+        self.features = features
         self.temperature = 1.0
         self.n_leaves = 0
         self.seen = np.zeros(0, np.int64)
+        self.mean: Sequence[float] = MEAN
+        self.std: Sequence[float] = STD
         self._net: Any = None
+
+    def trained_on(self, device: str) -> Trained:
+        """Which weights learn on that device."""
+        if not self.pretrained:
+            return "full"
+        if self.train != "auto":
+            return self.train
+        return "frozen" if device == "cpu" else "gradual"
 
     def fit(
         self,
@@ -65,7 +90,7 @@ class TimmStudent:
         seed: int,
         names: Sequence[str] | None = None,
     ) -> Self:
-        """Train on all images.
+        """Train on all images; the same seed gives the same student on the same machine.
 
         Args:
             images: encoded (JPEG, PNG, whatever Pillow reads), n of them.
@@ -77,7 +102,8 @@ class TimmStudent:
 
         Raises:
             InputError: an image cannot be read; its name and row stand in the error.
-            TrainingError: no images, labels out of range, or pretrained weights out of reach.
+            TrainingError: no images, labels out of range, pretrained weights or the device out of reach, or a model
+                that cannot be trained that way.
         """
         import torch
 
@@ -85,37 +111,40 @@ class TimmStudent:
             raise TrainingError(
                 f"{len(images)} images with {len(y)} labels for {n_leaves} leaves", "label some images first"
             )
-        pixels = torch.from_numpy(decode_images(images, self.image_size, names))
+        device = device_of(self.device)
+        trained = self.trained_on(device)
+        pixels = None if trained == "frozen" else self._decoded(images, slice(0, len(images)), names)
         self.seen, dense = seen_leaves(y)
         self.n_leaves = n_leaves
-        target = torch.from_numpy(dense)
-        w = (
-            torch.ones(len(y))
-            if weight is None
-            else torch.from_numpy(weight.astype(np.float32) / weight.mean())
-        )
-        # Few pixels an image: as little work a step as a small MLP's.
-        with threads_for(len(y) * self.image_size // 64), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            net = self._net = self._create(self.pretrained, len(self.seen))
-            generator = torch.Generator().manual_seed(seed)
-            batch = max(2, min(self.batch, len(y) // 4))
-            steps = self.epochs * -(-len(y) // batch)
-            optimizer = torch.optim.AdamW(net.parameters(), lr=self.learning_rate, weight_decay=0.02)
-            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=steps)
-            loss_of = torch.nn.CrossEntropyLoss(reduction="none", label_smoothing=0.05)
-            net.train()
-            for _ in range(self.epochs):
-                for chosen in torch.randperm(len(y), generator=generator).split(batch):
-                    if len(chosen) == 1:  # batch normalisation cannot see a single image
-                        chosen = chosen.repeat(2)
-                    optimizer.zero_grad()
-                    scores = net(_normalised(_shifted(pixels[chosen], generator)))
-                    (w[chosen] * loss_of(scores, target[chosen])).mean().backward()
-                    optimizer.step()
-                    schedule.step()
-            _settle_statistics(net, pixels, batch)
-        net.eval()
+
+        def ready(part: slice) -> Any:
+            read = self._decoded(images, part, names) if pixels is None else pixels[part]
+            return normalised(read, self.mean, self.std)
+
+        with seeded(seed, device):
+            net = self._create(self.pretrained, len(self.seen)).to(device)
+            if trained != "full":
+                features = self.features or FrozenFeatures()
+                fit_classifier(net, features.of(net, images, ready, device), dense, weight, seed)
+            if pixels is not None:
+                recipe = Recipe(
+                    trained,
+                    self.pretrained,
+                    self.epochs,
+                    max(2, min(self.batch, len(y) // 4)),
+                    self.learning_rate,
+                    self.flip,
+                    self.mean,
+                    self.std,
+                    device,
+                    mixed_precision(device),
+                )
+                share = np.ones(len(y)) if weight is None else weight / weight.mean()
+                w = torch.from_numpy(share.astype(np.float32))
+                # Few pixels an image: as little work a step as a small MLP's.
+                with threads_for(len(y) * self.image_size // 64):
+                    train(net, pixels, torch.from_numpy(dense), w, recipe, seed)
+        self._net = net.to("cpu").eval()
         return self
 
     def predict_proba(
@@ -130,13 +159,29 @@ class TimmStudent:
 
         if self._net is None:
             raise TrainingError("the image student has not been trained", "fit or load it first")
+        device = device_of(self.device) if len(images) > IMAGES_AT_ONCE else "cpu"
+        # A copy, because other threads may be asking this one.
+        net = self._net if device == "cpu" else deepcopy(self._net).to(device)
         parts = [np.zeros((0, len(self.seen)), np.float32)]
-        for start in range(0, len(images), 256):
-            names_part = None if names is None else names[start : start + 256]
-            pixels = decode_images(images[start : start + 256], self.image_size, names_part, first_row=start)
+        for start in range(0, len(images), IMAGES_AT_ONCE):
+            pixels = self._decoded(images, slice(start, start + IMAGES_AT_ONCE), names).to(device)
             with torch.inference_mode():
-                parts.append(torch.softmax(self._net(_normalised(torch.from_numpy(pixels))), dim=1).numpy())
+                scores = net(normalised(pixels, self.mean, self.std))
+                parts.append(torch.softmax(scores, dim=1).cpu().numpy())
         return spread(apply_temperature(np.concatenate(parts), self.temperature), self.seen, self.n_leaves)
+
+    def settings(self) -> dict[str, float | int | str]:
+        """What was trained, flat: the parameters of an experiment record."""
+        device = device_of(self.device)
+        return {
+            "kind": "timm",
+            "model": self.model,
+            "train": self.trained_on(device),
+            "pretrained": int(self.pretrained),
+            "image_size": self.image_size,
+            "epochs": self.epochs,
+            "device": device,
+        }
 
     def save(self, folder: Path) -> None:
         """Write `head.json` and `head.safetensors` into an existing folder."""
@@ -146,6 +191,8 @@ class TimmStudent:
             "image_size": self.image_size,
             "n_leaves": self.n_leaves,
             "temperature": self.temperature,
+            "mean": list(self.mean),
+            "std": list(self.std),
         }
         arrays = {f"net.{name}": tensor.numpy() for name, tensor in self._net.state_dict().items()}
         write_head(folder, settings, {**arrays, "seen": self.seen})
@@ -164,91 +211,19 @@ class TimmStudent:
         student.n_leaves, student.temperature = settings["n_leaves"], settings["temperature"]
         student.seen = arrays.pop("seen")
         student._net = student._create(False, len(student.seen)).eval()
+        student.mean, student.std = settings.get("mean", MEAN), settings.get("std", STD)
         state = {name.removeprefix("net."): torch.from_numpy(array) for name, array in arrays.items()}
         student._net.load_state_dict(state)
         return student
 
+    def _decoded(self, images: Sequence[bytes], part: slice, names: Sequence[str] | None) -> Any:
+        import torch
+
+        some = None if names is None else names[part]
+        return torch.from_numpy(decode_images(images[part], self.image_size, some, first_row=part.start))
+
     def _create(self, pretrained: bool, n_seen: int) -> Any:
-        import timm
-
-        if self.model not in timm.list_models():
-            raise TrainingError(f"timm knows no model called {self.model!r}", "see timm.list_models()")
-        try:
-            return timm.create_model(self.model, pretrained=pretrained, num_classes=n_seen)
-        except (OSError, RuntimeError) as error:
-            raise TrainingError(
-                f"the pretrained weights of {self.model} cannot be fetched ({error})",
-                "connect to the hub once, fill its cache, or set pretrained: false",
-            ) from error
-
-
-def decode_images(
-    images: Sequence[bytes], size: int, names: Sequence[str] | None = None, first_row: int = 0
-) -> NDArray[np.uint8]:
-    """uint8 [n, 3, size, size]: each image in RGB, resized (bicubic, its aspect not kept).
-
-    Raises:
-        InputError: an image cannot be read; `row` is counted from 1.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    pixels = np.empty((len(images), 3, size, size), np.uint8)
-    for row, raw in enumerate(images):
-        try:
-            with Image.open(BytesIO(raw)) as image:
-                small = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
-        except (
-            UnidentifiedImageError,
-            OSError,
-            ValueError,
-            SyntaxError,
-            Image.DecompressionBombError,
-        ) as error:
-            name = names[row] if names is not None else f"image {first_row + row + 1}"
-            raise InputError(
-                name,
-                f"cannot be read as an image ({error})",
-                "replace it or leave it out",
-                first_row + row + 1,
-            ) from error
-        pixels[row] = np.asarray(small).transpose(2, 0, 1)
-    return pixels
-
-
-def _settle_statistics(net: Any, pixels: Any, batch: int) -> None:
-    """Average the batch-normalisation statistics over the images once more, with the final weights.
-
-    The running ones lag behind by dozens of steps, which is as long as a small training lasts.
-    """
-    import torch
-
-    layers = [m for m in net.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
-    usual = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None
-    with torch.no_grad():
-        for part in torch.randperm(len(pixels)).split(batch):
-            if len(part) > 1:
-                net(_normalised(pixels[part]))
-    for layer, momentum in zip(layers, usual, strict=True):
-        layer.momentum = momentum
-
-
-def _normalised(pixels: Any) -> Any:
-    import torch
-
-    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
-    return (pixels.float() / 255 - mean) / std
-
-
-def _shifted(pixels: Any, generator: Any) -> Any:
-    """The whole batch moved by one random offset, edges repeated."""
-    import torch
-
-    side = pixels.shape[-1]
-    reach = round(side * SHIFT)
-    down, right = torch.randint(-reach, reach + 1, (2,), generator=generator).tolist()
-    rows = (torch.arange(side) + down).clamp(0, side - 1)
-    columns = (torch.arange(side) + right).clamp(0, side - 1)
-    return pixels[:, :, rows][:, :, :, columns]
+        """The network; from now on images are normalised as it wants them."""
+        net = create_network(self.model, self.image_size, n_seen, pretrained=pretrained, weights=self.weights)
+        self.mean, self.std = net.pretrained_cfg["mean"], net.pretrained_cfg["std"]
+        return net

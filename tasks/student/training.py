@@ -5,9 +5,9 @@ Knows arrays and names; which items they are, where metrics go and which version
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,12 @@ from tasks.student.ensemble import EnsembleHead
 from tasks.student.finetuned import FinetunedStudent
 from tasks.student.finetuning import Finetuning
 from tasks.student.heads import Head, make_head
+from tasks.student.image_training import Trained
 from tasks.student.linear import LinearHead
+from tasks.student.many_rows import Starts
+from tasks.student.mlp import MlpHead
+from tasks.student.nested import Apart, judged_apart
+from tasks.student.search import Search
 from tasks.student.selection import choose, out_of_fold_losses
 
 OWN_INPUTS = ("finetuned", "timm")
@@ -38,6 +43,7 @@ class Rows:
         images: encoded bytes, only where a candidate reads them.
         texts: the items themselves, only where a candidate reads them.
         repeated: so many of the last rows repeat others with a second label, see `shared_rows.shared`.
+        apart: what judges each part learns, where that is not `labels` outside it.
     """
 
     vectors: NDArray[np.float32]
@@ -48,6 +54,12 @@ class Rows:
     images: Sequence[bytes] | None = None
     repeated: int = 0
     texts: Sequence[str] | None = None
+    apart: Apart | None = None
+
+    @property
+    def untouched(self) -> NDArray[np.int64]:
+        """Leaf indices [n] to learn from where what is judged may have touched `labels`: the raw ones there."""
+        return self.labels if self.apart is None else np.where(self.written, self.labels, self.raw_labels)
 
     @property
     def written(self) -> NDArray[np.bool_]:
@@ -71,12 +83,16 @@ class Rows:
 
 @dataclass(frozen=True)
 class ImageTraining:
-    """Settings of the image candidate."""
+    """Settings of the image candidate, see `TimmStudent`."""
 
     model: str
     pretrained: bool
     epochs: int
     image_size: int
+    weights: str | None = None
+    train: Literal["auto"] | Trained = "auto"
+    flip: bool = False
+    device: str = "auto"
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,14 +123,18 @@ def train_candidates(
     near: float | None = None,
     finetuning: Finetuning | None = None,
     ensemble_with: Sequence[str] = (),
+    progress: Callable[[int], None] | None = None,
+    search: Search | None = None,
+    judge: Starts | None = None,
 ) -> tuple[list[Candidate], str]:
     """Tune and fit each candidate; the winner's name has the least out-of-fold log-loss.
 
     `near` is where a linear head starts to look for its regularisation; `ensemble_with` names what the ensemble
-    averages beside linear head and neighbours.
+    averages beside linear head and neighbours; `progress` is told how many are fitted. After a `search` heads take the
+    settings that it chose and go on from its weights; `judge` is where a linear head starts without one.
 
     Learning uses `rows.labels` (cleaned ones where cleaning ran); judging uses the raw labels, because nothing
-    may be evaluated on what was cleaned.
+    may be evaluated on what was cleaned, and heads that learned what was cleaned without the rows they judge.
 
     Raises:
         TrainingError: the rows cannot be learned from.
@@ -126,23 +146,25 @@ def train_candidates(
     for name in names:
         if name == "timm":
             fitted[name] = _train_images(rows, n_leaves, seed, images)
-            continue
-        if name == "finetuned":
+        elif name == "finetuned":
             fitted[name] = _train_texts(rows, n_leaves, seed, finetuning)
-            continue
-        fitted[name] = _train_head(_untrained(name, near, fitted, ensemble_with), rows, n_leaves, seed)
-    out_of_fold = {name: P for name, (_, P) in fitted.items()}
+        else:
+            untrained = _untrained(name, near, fitted, ensemble_with, search, judge)
+            fitted[name] = _train_head(untrained, rows, n_leaves, seed)
+        if progress is not None:
+            progress(len(fitted))
+    out_of_fold = {
+        name: P
+        if rows.apart is None or name in OWN_INPUTS
+        else judged_apart(model, rows.vectors, rows.apart, n_leaves=n_leaves, seed=seed)
+        for name, (model, P) in fitted.items()
+    }
     losses = out_of_fold_losses(out_of_fold, rows.raw_labels)
     candidates = [
-        Candidate(name, model, P, losses[name], _settings(model)) for name, (model, P) in fitted.items()
+        Candidate(name, model, out_of_fold[name], losses[name], dict(model.settings()))
+        for name, (model, _) in fitted.items()
     ]
     return candidates, choose(out_of_fold, rows.raw_labels)
-
-
-def _settings(model: Any) -> dict[str, float | int | str]:
-    return (
-        dict(model.settings()) if hasattr(model, "settings") else {"kind": "timm", "model": str(model.model)}
-    )
 
 
 def _untrained(
@@ -150,16 +172,34 @@ def _untrained(
     near: float | None,
     fitted: Mapping[str, tuple[Any, NDArray[np.float32]]],
     ensemble_with: Sequence[str],
+    search: Search | None,
+    judge: Starts | None,
 ) -> Head:
     """A head that looks for its regularisation near what is known; the ensemble takes heads as they were trained."""
+    chosen = {} if search is None else search.settings.get(name, {})
+    starts = {} if search is None else search.starts
     if name == "linear":
-        return LinearHead(near=near)
+        return LinearHead(chosen.get("strength"), near, starts.get(name, judge))
     if name == "ensemble":
-        ensemble = EnsembleHead(others=ensemble_with, tuned=fitted)
+        share = None if ensemble_with else chosen.get("neighbour_share")
+        ensemble = EnsembleHead(chosen.get("strength"), share, others=ensemble_with, tuned=fitted)
         if "linear" not in fitted:
-            ensemble.linear.near = near
+            ensemble.linear.near, ensemble.linear.starts = near, starts.get("linear", judge or {})
         return ensemble
+    if name == "mlp" and name in starts:
+        return MlpHead(chosen["epochs"], chosen["dropout"], chosen["decay"], starts[name])
     return make_head(name)
+
+
+def starts_of(candidates: Sequence[Candidate]) -> dict[str, Starts]:
+    """By kind of head, the weights that the next nights' training may go on from."""
+    found: dict[str, Starts] = {}
+    for candidate in candidates:
+        head = candidate.model
+        for one in head.heads.values() if isinstance(head, EnsembleHead) else [head]:
+            if isinstance(one, LinearHead | MlpHead) and one.ends:
+                found[one.kind] = one.ends
+    return found
 
 
 def _train_head(head: Head, rows: Rows, n_leaves: int, seed: int) -> tuple[Any, NDArray[np.float32]]:
@@ -178,7 +218,7 @@ def _train_texts(
 ) -> tuple[Any, NDArray[np.float32]]:
     """An encoder costs minutes a training: see `FinetunedStudent.cross_fit`.
 
-    Of a row that two labels share it learns the first one.
+    Of a row that two labels share it learns the first one; those that judge learn `Rows.untouched`.
     """
     if finetuning is None or rows.texts is None:
         raise TrainingError(
@@ -187,7 +227,7 @@ def _train_texts(
     n, student = len(rows.labels) - rows.repeated, FinetunedStudent(finetuning)
     texts, labels, weight = rows.texts[:n], rows.labels[:n], rows.weight[:n]
     P = unjudged_probabilities(len(rows.labels), n_leaves)
-    P[:n] = student.cross_fit(texts, labels, rows.folds[:n], weight, n_leaves=n_leaves, seed=seed)
+    P[:n] = student.cross_fit(texts, rows.untouched[:n], rows.folds[:n], weight, n_leaves=n_leaves, seed=seed)
     learned = labels >= 0
     texts = [text for text, keep in zip(texts, learned, strict=True) if keep]
     return student.fit(texts, labels[learned], weight[learned], n_leaves=n_leaves, seed=seed), P
@@ -198,8 +238,10 @@ def _train_images(
 ) -> tuple[Any, NDArray[np.float32]]:
     """An image model costs minutes a fit, so it is cross-fitted on two halves of the folds.
 
-    It knows no weights, so of a row that two labels share it learns the first one.
+    It knows no weights, so of a row that two labels share it learns the first one; the two that judge learn
+    `Rows.untouched`.
     """
+    from tasks.student.frozen_features import FrozenFeatures
     from tasks.student.timm_student import TimmStudent
 
     if settings is None or rows.images is None:
@@ -207,13 +249,10 @@ def _train_images(
             "the candidate `timm` reads images", "Take it out of student.candidates for a text task."
         )
 
+    features = FrozenFeatures()
+
     def untrained() -> Any:
-        return TimmStudent(
-            settings.model,
-            pretrained=settings.pretrained,
-            image_size=settings.image_size,
-            epochs=settings.epochs,
-        )
+        return TimmStudent(**asdict(settings), features=features)
 
     n = len(rows.images) - rows.repeated
     images: Any = np.empty(n, dtype=object)
@@ -221,7 +260,9 @@ def _train_images(
     labels = rows.labels[:n]
     P = unjudged_probabilities(len(rows.images), n_leaves)
     P[:n] = cross_fitted_probabilities(
-        untrained, images, labels, rows.folds[:n] % 2, n_leaves=n_leaves, seed=seed
+        untrained, images, rows.untouched[:n], rows.folds[:n] % 2, n_leaves=n_leaves, seed=seed
     )
     learned = labels >= 0
-    return untrained().fit(list(images[learned]), labels[learned], n_leaves=n_leaves, seed=seed), P
+    student = untrained().fit(list(images[learned]), labels[learned], n_leaves=n_leaves, seed=seed)
+    student.features = None  # nobody trains on them again
+    return student, P

@@ -19,7 +19,8 @@ from tasks.records import Cleaned
 from tasks.store import Store
 from tasks.store.items import content_of, read_contents
 from tasks.student.crossfit import fold_of
-from tasks.student.shared_rows import shared
+from tasks.student.search import Search
+from tasks.student.shared_rows import Instead, apart, shared
 from tasks.student.snapshot import DISPUTED
 from tasks.student.synthetic import folds_beside
 from tasks.student.training import Rows
@@ -47,7 +48,9 @@ class TrainingInputs:
     gold_contents: Sequence[bytes] | Sequence[str] | None
 
 
-def training_inputs(project: Project, store: Store, cleaned: Cleaned, gold: pl.DataFrame) -> TrainingInputs:
+def training_inputs(
+    project: Project, store: Store, cleaned: Cleaned, gold: pl.DataFrame, search: Search | None = None
+) -> TrainingInputs:
     """Read what the candidates need; items are encoded where the cache lacks them.
 
     Args:
@@ -55,6 +58,7 @@ def training_inputs(project: Project, store: Store, cleaned: Cleaned, gold: pl.D
         store: has the contents.
         cleaned: the snapshot and what its labels were cleaned to.
         gold: as `judged.with_roles` gives it.
+        search: one that still holds; rows stay in the folds that it had them in.
     """
     taxonomy, modality, encoder = project.taxonomy, project.task.modality, encoder_settings(project.encoder)
     rows = pl.read_parquet(cleaned.snapshot.path)
@@ -68,6 +72,8 @@ def training_inputs(project: Project, store: Store, cleaned: Cleaned, gold: pl.D
     vectors = vectors_of(encoder, project.cache_root, contents, modality)
     leaves = _indices(taxonomy.leaf_index, rows["label"])
     folds = fold_of(rows["group"].to_list(), project.student.folds, FOLD_SEED)
+    if search is not None:
+        folds = search.folds(rows, folds)
     images: Any = content_of(contents, "image") if needs_images else None
     training = Rows(
         vectors=vectors,
@@ -80,12 +86,30 @@ def training_inputs(project: Project, store: Store, cleaned: Cleaned, gold: pl.D
     )
     if "share" in learned.columns:
         other = [-1 if label is None else taxonomy.leaf_index[label] for label in learned["rest"].to_list()]
-        training = shared(training, learned["share"].to_numpy(), np.array(other, np.int64))
+        share, rest = learned["share"].to_numpy(), np.array(other, np.int64)
+        if "without" in learned.columns and learned["without"].null_count() < learned.height:
+            parts = learned["part"].fill_null(-1).to_numpy().astype(np.int64)
+            training = apart(training, share, rest, parts, _instead(learned["without"], taxonomy.leaf_index))
+        else:
+            training = shared(training, share, rest)
     gold_contents: Any = (
         content_of(gold, "image") if needs_images else gold["text"].to_list() if needs_texts else None
     )
     gold_vectors = vectors_of(encoder, project.cache_root, gold, modality)
     return TrainingInputs(rows, ~unsettled, training, gold_vectors, gold_contents)
+
+
+def _instead(without: pl.Series, leaf_index: dict[str, int]) -> dict[int, Instead]:
+    """By part what is learned otherwise while it is judged, from `cleaned_rows.SCHEMA`."""
+    table = pl.DataFrame({"without": without}).with_row_index("row").drop_nulls().explode("without")
+    found = {}
+    for (part,), of_part in table.unnest("without").group_by("part", maintain_order=True):
+        names = (of_part["label"], of_part["rest"])
+        labels, rest = ([-1 if name is None else leaf_index[name] for name in column] for column in names)
+        share = of_part["share"].to_numpy()
+        rows = of_part["row"].to_numpy().astype(np.int64)
+        found[int(str(part))] = Instead(rows, np.array(labels, np.int64), share, np.array(rest, np.int64))
+    return found
 
 
 def _indices(leaf_index: dict[str, int], labels: pl.Series) -> NDArray[np.int64]:

@@ -148,7 +148,13 @@ def test_pictures_are_routed_by_cache_student_and_teacher(turned_by_pictures: Wh
 
 
 def test_a_timm_student_learns_is_packaged_and_answers(turned_by_pictures: Wheel, tmp_path: Path) -> None:
-    """One epoch from scratch: trained, registered and promoted by force; it routes pictures without vectors."""
+    """Its frozen layers are those of the file beside the project's; it is registered and promoted by force.
+
+    It routes pictures without vectors.
+    """
+    import timm
+    from safetensors.torch import load_file, save_file
+
     from flows.promote import promote
     from flows.retrain import retrain
     from flows.route import route
@@ -156,11 +162,12 @@ def test_a_timm_student_learns_is_packaged_and_answers(turned_by_pictures: Wheel
     settings = yaml.safe_load(turned_by_pictures.file.read_text())
     settings["student"] = {
         "candidates": ["timm"],
-        "timm_model": "mobilenetv3_small_100",
-        "pretrained": False,
-        "epochs": 1,
+        "timm_model": "test_efficientnet",
         "image_size": 32,
+        "timm": {"weights": "weights.safetensors", "device": "cpu"},
     }
+    weights = turned_by_pictures.file.with_name("weights.safetensors")
+    save_file(timm.create_model("test_efficientnet").state_dict(), weights)
     file = turned_by_pictures.file.with_name("timm.yaml")
     file.write_text(yaml.safe_dump(settings))
     retrained = retrain(str(file))
@@ -169,6 +176,11 @@ def test_a_timm_student_learns_is_packaged_and_answers(turned_by_pictures: Wheel
     assert promoted.champion_version == retrained.model_version
     student = registry_of(turned_by_pictures.project).load(retrained.model_version)
     assert student.reads_images
+    state, before = student.head._net.state_dict(), load_file(weights)
+    assert [name for name in state if not state[name].equal(before[name])] == [
+        "classifier.weight",
+        "classifier.bias",
+    ]
     images = digits.generate().gold["image"][:8].to_list()
     P = student.probabilities(images)
     assert P.shape == (8, 10)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from tasks.errors import InputError, TrainingError
-from tasks.student.timm_student import TimmStudent, decode_images
+from tasks.student.image_pixels import decode_images
+from tasks.student.timm_student import TimmStudent
 
 
 def png(pixels: np.ndarray) -> bytes:
