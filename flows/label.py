@@ -36,7 +36,7 @@ def label(
         project: path of the project file.
         limit: ask about at most so many items; empty asks about all.
         gold: also ask about the gold items once, to know how good the teacher is.
-        synthesize: also let the teacher write examples for labels with too few items; empty does so where
+        synthesize: also let the teacher write examples for labels with too few items; None does so where
             `labeling.synthesis.below` is set, but not with a limit.
         batches: ask through the provider's Batch API, cheaper and within a day: wait for all of it, or submit and
             leave (any later run fetches what has ended); cancel ends what is open and fetches what was done.
@@ -44,7 +44,6 @@ def label(
         budget_usd: the most that this run may spend, in US dollars; empty leaves it at `teacher.budget_usd`.
     """
     with job(project, "label", limit=limit, up_to=up_to, budget_usd=budget_usd) as (settings, run):
-        settings = settings.with_budget(budget_usd)
         writes = wants_synthesis(settings, synthesize, limit)
         taken = take_in_items(settings, run.id)
         if up_to is not None:

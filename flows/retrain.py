@@ -17,16 +17,17 @@ from tasks.student.steps import (
 
 
 @flow(name="retrain")
-def retrain(project: str) -> Retrained:
+def retrain(project: str, full: bool = False) -> Retrained:
     """Train the candidates, register the winner as challenger with its policy.
 
     Args:
         project: path of the project file.
+        full: compare all candidates, even where `student.full_search_days` would let the last winner go on.
     """
     with job(project, "retrain") as (settings, run):
         snapshot = take_snapshot(settings)
         cleaned = clean_snapshot(settings, snapshot)
-        retrained = train_and_register(settings, cleaned, run.id)
+        retrained = train_and_register(settings, cleaned, run.id, full)
         run.result["retrain"] = retrained.as_dict()
         return retrained
 

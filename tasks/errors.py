@@ -8,6 +8,7 @@
     ├── StoreError           the database cannot be opened, or is of another age     exit 1
     ├── CacheError           the embedding cache cannot be read or written           exit 1
     │   └── DamagedPartError   one part of it is not what this encoder wrote           exit 1
+    ├── RegistryError        MLflow does not answer                                  exit 1
     ├── BusyError            another run holds the project's lease                   exit 1
     ├── TrainingError        there is nothing to train or to serve from              exit 1
     ├── StackError           a part of `flywheel up` did not come up (deployments)   exit 1
@@ -27,9 +28,10 @@ from pathlib import Path
 
 
 class FlywheelError(Exception):
-    """Base of all; `exit_code` is what the command line returns for it."""
+    """Base of all: `exit_code` is what the command line returns for it, `transient` whether waiting may help."""
 
     exit_code = 1
+    transient = False
 
 
 class ConfigError(FlywheelError):
@@ -63,24 +65,24 @@ class EncoderError(FlywheelError):
 
     exit_code = 2
 
-    def __init__(self, model: str, problem: str, remedy: str) -> None:
-        self.model, self.problem, self.remedy = model, problem, remedy
+    def __init__(self, model: str, problem: str, remedy: str, transient: bool = False) -> None:
+        self.model, self.problem, self.remedy, self.transient = model, problem, remedy, transient
         super().__init__(f"encoder {model}: {problem}. {remedy}")
 
 
 class StoreError(FlywheelError):
     """The database at `url` (its password left out) cannot be used."""
 
-    def __init__(self, url: str, problem: str, remedy: str) -> None:
-        self.url, self.problem, self.remedy = url, problem, remedy
+    def __init__(self, url: str, problem: str, remedy: str, transient: bool = False) -> None:
+        self.url, self.problem, self.remedy, self.transient = url, problem, remedy, transient
         super().__init__(f"database {url}: {problem}. {remedy}")
 
 
 class CacheError(FlywheelError):
     """The embedding cache, or one file of it at `place`, cannot be read or written."""
 
-    def __init__(self, place: str | Path, problem: str, remedy: str) -> None:
-        self.place, self.problem, self.remedy = str(place), problem, remedy
+    def __init__(self, place: str | Path, problem: str, remedy: str, transient: bool = False) -> None:
+        self.place, self.problem, self.remedy, self.transient = str(place), problem, remedy, transient
         super().__init__(f"embedding cache {place}: {problem}. {remedy}")
 
 
@@ -92,6 +94,19 @@ class DamagedPartError(CacheError):
             place,
             problem,
             "`flywheel embed --verify` sets it aside, `flywheel embed` encodes its items anew.",
+        )
+
+
+class RegistryError(FlywheelError):
+    """MLflow at `address` (its password left out) does not answer, or its database does not."""
+
+    transient = True
+
+    def __init__(self, address: str, problem: str, kept: Path | None = None) -> None:
+        self.address, self.problem = address, problem
+        left = f" What was trained lies in {kept}: the next retrain only registers it." if kept else ""
+        super().__init__(
+            f"MLflow at {address} does not answer ({problem}). Is it up, and mlflow.tracking_uri right?{left}"
         )
 
 
@@ -124,6 +139,8 @@ class TeacherError(FlywheelError):
 
 class TransientTeacherError(TeacherError):
     """Worth another try; `retry_after_seconds` is what the provider asked for, `headers` are its rate limits."""
+
+    transient = True
 
     def __init__(
         self,

@@ -258,7 +258,11 @@ class Cleaned(Record):
 
 @dataclass(frozen=True)
 class Policy(Record):
-    """Thresholds in force and the certificate they were issued under, tied to a model version."""
+    """Thresholds in force and the certificate they were issued under, tied to a model version.
+
+    `calibration_profile` says what the calibration sample looked like (None: it was issued before that was kept), and
+    `after_request` is the newest logged request when it was issued: traffic under it comes later.
+    """
 
     thresholds: Mapping[str, float] | None
     target_error: float
@@ -273,6 +277,8 @@ class Policy(Record):
     certificate: Mapping[str, Any] = field(default_factory=dict)
     partial_coverage: float = 0.0
     partial_thresholds: Mapping[str, float] | None = None
+    calibration_profile: Mapping[str, Any] | None = None
+    after_request: int = 0
 
 
 @dataclass(frozen=True)

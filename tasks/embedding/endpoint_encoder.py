@@ -101,6 +101,7 @@ class EndpointEncoder:
                 self._settings.model,
                 f"the endpoint did not answer in {ATTEMPTS} attempts ({error.detail})",
                 f"Run it again: what was encoded is kept. {_WAYS_OUT}",
+                transient=True,
             ) from None
         out = np.zeros((len(texts), self.dimension), np.float32)
         for place, vector in rows.items():

@@ -139,7 +139,8 @@ class LocalFolder:
         except (FileNotFoundError, NotADirectoryError):
             return {}
         except OSError as error:
-            raise CacheError(self.path, f"cannot be listed ({error.strerror})", "Is it mounted?") from error
+            problem = f"cannot be listed ({error.strerror})"
+            raise CacheError(self.path, problem, "Is it mounted?", transient=True) from error
         return dict(sorted(found.items()))
 
     def open(self, name: str) -> BinaryIO:
@@ -217,4 +218,5 @@ def unwritable(folder: Folder, error: OSError) -> CacheError:
         str(folder),
         f"cannot be written ({error.strerror or error})",
         "Free some space or mend the permissions, then run it again: what is cached stays, the rest is encoded then.",
+        transient=True,
     )

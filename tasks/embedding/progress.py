@@ -13,6 +13,26 @@ ELSEWHERE_SECONDS = 5.0
 WINDOW_SECONDS = 30.0  # the pace is that of the last half minute
 
 
+class Pace:
+    """Items a second over the last half minute, from marks of how many were done when."""
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[float, int]] = deque()
+
+    def mark(self, now: float, done: int) -> float:
+        """So many are done at this second; returns the second of the oldest mark that still counts."""
+        self._marks.append((now, done))
+        while len(self._marks) > 2 and now - self._marks[1][0] >= WINDOW_SECONDS:
+            self._marks.popleft()
+        return self._marks[0][0]
+
+    @property
+    def per_second(self) -> float | None:
+        """None until something was done between two marks."""
+        (first, before), (last, now) = self._marks[0], self._marks[-1]
+        return (now - before) / (last - first) if last > first and now > before else None
+
+
 class ProgressLine:
     """A callback (done, of how many) that writes items per second and time left.
 
@@ -28,28 +48,22 @@ class ProgressLine:
     ) -> None:
         self._what, self._stream, self._terminal, self._clock = what, stream, terminal, clock
         self._every = ON_TERMINAL_SECONDS if terminal else ELSEWHERE_SECONDS
-        self._marks: deque[tuple[float, int]] = deque()
+        self._pace = Pace()
         self._shown_at: float | None = None
 
     def __call__(self, done: int, total: int) -> None:
         """So many are done now."""
         now = self._clock()
-        self._marks.append((now, done))
-        while len(self._marks) > 2 and now - self._marks[1][0] >= WINDOW_SECONDS:
-            self._marks.popleft()
+        oldest = self._pace.mark(now, done)
         finished = done >= total
         if self._terminal:
             due = finished or self._shown_at is None or now - self._shown_at >= self._every
         else:  # work that is done before the first line is due says nothing at all
-            since = self._marks[0][0] if self._shown_at is None else self._shown_at
+            since = oldest if self._shown_at is None else self._shown_at
             due = now - since >= self._every or (finished and self._shown_at is not None)
         if due:
             self._shown_at = now
-            self._write(line(self._what, done, total, self._rate()), finished)
-
-    def _rate(self) -> float | None:
-        (first, before), (last, now) = self._marks[0], self._marks[-1]
-        return (now - before) / (last - first) if last > first and now > before else None
+            self._write(line(self._what, done, total, self._pace.per_second), finished)
 
     def _write(self, text: str, finished: bool) -> None:
         if self._terminal:

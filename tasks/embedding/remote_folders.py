@@ -139,7 +139,8 @@ class RemoteFolder:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise CacheError(str(self), f"cannot be listed ({error})", "Is it within reach?") from error
+            problem = f"cannot be listed ({error})"
+            raise CacheError(str(self), problem, "Is it within reach?", transient=True) from error
 
 
 def _modified(entry: dict[str, Any]) -> float:

@@ -29,8 +29,10 @@ from tasks.embedding.spreading import embed_missing_by
 from tasks.embedding.vectors import encoder_settings
 from tasks.embedding.verifying import verify
 from tasks.errors import EncoderError
+from tasks.monitoring.progress import heard
 from tasks.project import Project
 from tasks.records import Embedded, PrunedCaches, VerifiedCache
+from tasks.retries import AGAIN
 from tasks.sources import read_gold
 from tasks.store import Store, open_store, schema
 
@@ -38,7 +40,7 @@ IDS_AT_ONCE = 10_000  # databases take some ten thousands of values in one query
 CONTENT = ("key", "source_id", "text", "image")
 
 
-@task(name="embed items", cache_policy=NO_CACHE)
+@task(name="embed items", cache_policy=NO_CACHE, **AGAIN)
 def embed(project: Project) -> Embedded:
     """Afterwards every item and every gold item has a vector in the cache, and small parts of it are merged."""
     store = open_store(project.database_url, project.project)
@@ -48,7 +50,8 @@ def embed(project: Project) -> Embedded:
     def contents(missing: pl.DataFrame) -> pl.DataFrame:
         return _contents(store, gold, missing)
 
-    modality, progress, runner = project.task.modality, progress_line("embedding"), project.runner
+    modality, runner = project.task.modality, project.runner
+    progress = heard("embedding", progress_line("embedding"))
     if runner.kind == "threads":
         embedded = embed_missing(settings, project.cache_root, keys, contents, modality, progress)
     else:
@@ -68,7 +71,7 @@ def embed(project: Project) -> Embedded:
     return replace(embedded, merged=compact(cache_for(settings, project.cache_root)).merged)
 
 
-@task(name="verify the embedding cache", cache_policy=NO_CACHE)
+@task(name="verify the embedding cache", cache_policy=NO_CACHE, **AGAIN)
 def verify_cache(project: Project, sample: int, seed: int) -> VerifiedCache:
     """Afterwards every part of the project's cache that is not what its encoder gives is set aside."""
     started = time.monotonic()
@@ -99,7 +102,7 @@ def verify_cache(project: Project, sample: int, seed: int) -> VerifiedCache:
     )
 
 
-@task(name="prune embedding caches", cache_policy=NO_CACHE)
+@task(name="prune embedding caches", cache_policy=NO_CACHE, **AGAIN)
 def prune_caches(project: Project, delete: bool) -> PrunedCaches:
     """What caches there are; where `delete` is set, those are gone that neither the project nor a version uses."""
     from tasks.embedding.pruning import prune, survey

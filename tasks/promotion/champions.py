@@ -10,7 +10,10 @@ from datetime import UTC, datetime
 from tasks.errors import TrainingError
 from tasks.promotion.registry import CHALLENGER, CHAMPION, Registry
 
-PREDECESSOR = "predecessor"
+PREDECESSOR, ROLLED_BACK_AT = "predecessor", "rolled_back_at"
+ROLLING_BACK, DONE = "rolling_back", "done"
+"""A tag of the model: the step that a rollback is about to take; without it one that was killed and is repeated after
+its alias moved would take a second step."""
 
 
 def stamp(now: datetime) -> str:
@@ -21,6 +24,8 @@ def stamp(now: datetime) -> str:
 def make_champion(registry: Registry, version: str, why: str, now: datetime) -> None:
     """Afterwards the version serves, knows whom it followed, and is no challenger; called again it changes nothing.
 
+    Called again after a kill it does what was left to do.
+
     Args:
         registry: of the project.
         version: to serve.
@@ -28,18 +33,24 @@ def make_champion(registry: Registry, version: str, why: str, now: datetime) -> 
         now: the time.
     """
     before = registry.alias(CHAMPION)
-    if before != version:
+    moves = before != version
+    if moves:
         registry.tag(
             version, {"promoted_at": stamp(now)} | ({PREDECESSOR: before} if before is not None else {})
         )
         registry.set_alias(CHAMPION, version)
+    else:
+        before = registry.tags(version).get(PREDECESSOR)
+    if moves or f"-> {version}," not in next(iter(registry.history()), ""):
         registry.add_to_history(f"{stamp(now)} champion {before or 'none'} -> {version}, promoted: {why}")
     if registry.alias(CHALLENGER) == version:
         registry.drop_alias(CHALLENGER)
 
 
-def roll_back(registry: Registry, now: datetime) -> tuple[str, str]:
-    """Afterwards the champion's predecessor serves; returns (version that serves, version that did).
+def roll_back(registry: Registry, now: datetime) -> tuple[str, str, bool]:
+    """Afterwards the champion's predecessor serves; returns (version that serves, version that did, finished).
+
+    One that was cut short after the alias had moved is finished and goes no further back: then `finished` is true.
 
     Raises:
         TrainingError: there is no champion, it has no predecessor, or the predecessor's files are gone.
@@ -47,6 +58,28 @@ def roll_back(registry: Registry, now: datetime) -> tuple[str, str]:
     champion = registry.alias(CHAMPION)
     if champion is None:
         raise TrainingError("there is no champion to roll back from", "Promote a version first.")
+    left, _, moved_to = registry.model_tag(ROLLING_BACK).partition(" -> ")
+    finished = champion == moved_to
+    before = champion if finished else _predecessor(registry, champion)
+    if not finished:
+        left = champion
+        registry.tag_model(ROLLING_BACK, f"{left} -> {before}")
+        registry.set_alias(CHAMPION, before)
+    if left in registry.versions():
+        registry.tag(left, {ROLLED_BACK_AT: stamp(now)})
+    line = f"champion {left} -> {before}, rolled back"
+    if not finished or line not in next(iter(registry.history()), ""):
+        registry.add_to_history(f"{stamp(now)} {line}")
+    registry.tag_model(ROLLING_BACK, DONE)
+    return before, left, finished
+
+
+def _predecessor(registry: Registry, champion: str) -> str:
+    """The version that served before the champion, whose files are there.
+
+    Raises:
+        TrainingError: there is none, or its files are gone.
+    """
     before = registry.tags(champion).get(PREDECESSOR)
     if before is None:
         raise TrainingError(
@@ -58,10 +91,7 @@ def roll_back(registry: Registry, now: datetime) -> tuple[str, str]:
             "Retrain; `promotion.keep_versions` says how many are kept.",
         )
     registry.load(before)  # a version whose files are gone must not become champion
-    registry.set_alias(CHAMPION, before)
-    registry.tag(champion, {"rolled_back_at": stamp(now)})
-    registry.add_to_history(f"{stamp(now)} champion {champion} -> {before}, rolled back")
-    return before, champion
+    return before
 
 
 def delete_oldest(registry: Registry, keep: int) -> list[str]:

@@ -19,6 +19,9 @@ from tasks.taxonomy import join, split
 
 CONFIDENCE = 0.95
 MIN_LABEL_ROWS = 20
+MIN_COVERAGE_ROWS = 100
+"""So few rows of audited traffic certify nothing either (`tasks.student.certifying.ENOUGH_ROWS`)."""
+MOST_NAMED = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +104,8 @@ def judge(
 ) -> Verdict:
     """Compare champion and challenger.
 
+    Coverage is judged on audited traffic from 100 rows on, which is what it will be asked; before that on gold.
+
     Args:
         samples: gold's evaluation half, recent audited traffic: those that have rows.
         levels: their names, the first one first.
@@ -115,7 +120,7 @@ def judge(
         against += _not_worse(sample, margin, numbers, seed)
         against += _nothing_fell(sample, levels, known, numbers)
     if samples:
-        against += _coverage_kept(samples[-1], margin, champion_lapsed, numbers)
+        against += _coverage_kept(samples, margin, champion_lapsed, numbers)
     else:
         against.append("there is neither gold nor audited traffic to judge by")
     if against:
@@ -199,14 +204,31 @@ def _nothing_fell(
         for change in changes
         if change.fell
     ]
+    if len(shown) > MOST_NAMED:
+        shown = [*shown[:MOST_NAMED], f"and {len(shown) - MOST_NAMED} more"]
     numbers[sample.name] |= {"tested": len(changes), "fell": shown}
     return [f"on {sample.name} significantly worse: {', '.join(shown)}"] if shown else []
 
 
-def _coverage_kept(sample: Judged, margin: float, waived: bool, numbers: dict[str, Any]) -> list[str]:
+def _coverage_kept(
+    samples: Sequence[Judged], margin: float, waived: bool, numbers: dict[str, Any]
+) -> list[str]:
+    """On the last sample that has enough rows, else the first."""
+    sample = next((each for each in reversed(samples) if len(each.truth) >= MIN_COVERAGE_ROWS), samples[0])
     before, after = (float(covered.mean()) for covered in sample.covers)
-    numbers["coverage"] = {"on": sample.name, "champion": before, "challenger": after, "waived": waived}
+    passed_over = [
+        f"{each.name} has {len(each.truth)} of {MIN_COVERAGE_ROWS} rows"
+        for each in samples[samples.index(sample) + 1 :]
+    ]
+    numbers["coverage"] = {
+        "on": sample.name,
+        "champion": before,
+        "challenger": after,
+        "waived": waived,
+        "passed_over": passed_over,
+    }
     # No allowance for chance here: refusing an equal costs a night, answering less costs every day.
     if waived or after >= before - margin:
         return []
-    return [f"it would answer {after:.1%} of {sample.name} at its own thresholds, the champion {before:.1%}"]
+    said = f"it would answer {after:.1%} of {sample.name} at its own thresholds, the champion {before:.1%}"
+    return [f"{said} ({', '.join(passed_over)})" if passed_over else said]

@@ -20,9 +20,13 @@ def tags_in_words(numbers: Mapping[str, Any]) -> dict[str, str]:
         for name, sample in _samples(numbers).items()
     }
     if (coverage := numbers.get("coverage")) is not None:
-        said["gate coverage"] = (
-            f"{coverage['champion']:.1%} to {coverage['challenger']:.1%} of {coverage['on']}, each at its own "
-            "thresholds" + ("; waived, the champion's certificate has lapsed" if coverage["waived"] else "")
+        said["gate coverage"] = "; ".join(
+            [
+                f"{coverage['champion']:.1%} to {coverage['challenger']:.1%} of {coverage['on']}, each at its own "
+                "thresholds",
+                *(["waived, the champion's certificate has lapsed"] if coverage["waived"] else []),
+                *coverage.get("passed_over", ()),
+            ]
         )
     if (latency := numbers.get("latency")) is not None:
         said["gate latency"] = (
@@ -40,9 +44,13 @@ def comparison(outcome: Promoted) -> str:
     if rows := _rows(outcome.numbers):
         head = "| | champion | challenger | change | 95 % interval | allowed |"
         lines += ["", head, "|---|---:|---:|---:|---:|---:|", *rows]
+    if any(not sample["resolves_margin"] for sample in _samples(outcome.numbers).values()):
+        lines += ["", "\\* two standard errors: so few items cannot resolve the margin."]
     for name, sample in _samples(outcome.numbers).items():
         fell = ", ".join(sample["fell"]) or "none"
         lines += ["", f"Significantly worse of {sample['tested']} labels and levels of {name}: {fell}."]
+    if few := outcome.numbers.get("coverage", {}).get("passed_over"):
+        lines += ["", f"Coverage is not judged on so few items: {', '.join(few)}."]
     return "\n".join(lines)
 
 
@@ -51,7 +59,7 @@ def _rows(numbers: Mapping[str, Any]) -> list[str]:
         f"| right on {name}, {sample['rows']:,} items | {sample['champion_accuracy']:.1%} | "
         f"{sample['challenger_accuracy']:.1%} | {_points(sample['difference'])} | {_points(sample['low'])} to "
         f"{_points(sample['high'])} | {_points(-sample['allowed'])}"
-        + (" |" if sample["resolves_margin"] else ", two standard errors |")
+        + (" |" if sample["resolves_margin"] else " * |")
         for name, sample in _samples(numbers).items()
     ]
     if (coverage := numbers.get("coverage")) is not None:

@@ -7,8 +7,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-import polars as pl
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -17,12 +15,15 @@ from tasks.monitoring.bench import single_item_latency, stored_contents
 from tasks.project import Project
 from tasks.promotion.approval import (
     APPROVED,
+    ASKED_IN,
+    DUE,
     EXPIRED,
     REJECTED,
     STATE,
     UNTIL,
     WAITING,
     answer_tags,
+    answered,
     asked_by,
     asking_tags,
     close_older_questions,
@@ -30,52 +31,58 @@ from tasks.promotion.approval import (
     refused,
     standing,
 )
-from tasks.promotion.champions import delete_oldest, make_champion, roll_back
-from tasks.promotion.gate import Judged, Verdict, first_promotion, judge, succession, within_latency
+from tasks.promotion.champions import PREDECESSOR, delete_oldest, make_champion, roll_back
+from tasks.promotion.comparing import compare
 from tasks.promotion.gate_in_words import tags_in_words
 from tasks.promotion.registry import CHALLENGER, CHAMPION, Registry
 from tasks.promotion.tracking import registry_of
 from tasks.records import Policy, Promoted
+from tasks.retries import AGAIN
 from tasks.routing.cascade import cleared
-from tasks.sources import read_gold
-from tasks.store import Store, open_store
-from tasks.store.items import newest_items, read_contents
-from tasks.store.moved import current_labels, today, today_or_then
+from tasks.store import open_store
 from tasks.store.policies import policy_in_force
-from tasks.store.traffic import audits
-from tasks.student.judged import judged_audits, with_roles
+from tasks.student.package import Student
 
 LATENCY_ITEMS = 200
 
 
-@task(name="compare and promote", cache_policy=NO_CACHE)
+@task(name="compare and promote", cache_policy=NO_CACHE, **AGAIN)
 def promote_challenger(
-    project: Project, approved: bool = False, force_reason: str | None = None, ask_again: bool = False
+    project: Project, approved: bool = False, force_reason: str | None = None, asks: str | None = None
 ) -> Promoted:
     """Afterwards the challenger serves if the gate (and a person, where the project wants one) let it.
 
     What was found stands as tags on the version either way. Who was asked about it and has not answered, or said no, is
-    not asked a second time.
+    not asked a second time; a yes that was given and not carried out is carried out, without comparing again.
 
     Args:
         project: its settings.
         approved: a person's yes, given beforehand.
         force_reason: promote against the gate, or against silence; not what does not load or score.
-        ask_again: compare anew even where a person was asked before.
+        asks: the run that can ask a person: it compares anew where another run asked before, or heard a no.
     """
     registry, store, now = registry_of(project), open_store(project.database_url, project.project), _now()
     champion, challenger = registry.alias(CHAMPION), registry.alias(CHALLENGER)
+    if challenger is not None and challenger == champion:  # a run was killed while it promoted this version
+        make_champion(registry, challenger, registry.tags(challenger).get("gate_reasons", ""), now)
     if challenger is None or challenger == champion:
         return Promoted(False, champion, None, ["there is no challenger: `flywheel retrain` makes one"])
     close_older_questions(registry, challenger, now)
-    if not (approved or force_reason or ask_again):
+    if not (approved or force_reason):
         tags = registry.tags(challenger)
-        if (known := standing(tags, champion, now)) is not None:
+        known = standing(tags, champion, now)
+        if known is not None and known.promoted:
+            return _as_answered(project, registry, known, now)
+        if known is not None and (asks is None or tags.get(ASKED_IN) == asks):
             if tags[STATE] == WAITING and now >= datetime.fromisoformat(tags[UNTIL]):
                 silence = answer_tags(EXPIRED, "nobody", known.reasons[0], now)
-                registry.tag(challenger, outcome_tags(known) | silence)
+                registry.tag(challenger, outcome_tags(known, silence))
             return known
-    verdict, usable = _verdict(project, store, registry, champion, challenger)
+
+    def p95_ms(student: Student, policy: Policy | None) -> float:
+        return single_item_latency(student, policy, stored_contents(project, store, LATENCY_ITEMS)).p95
+
+    verdict, usable = compare(project, store, registry, champion, challenger, _would_answer, p95_ms)
     promoted, reasons = verdict.promoted, list(verdict.reasons)
     forced = force_reason is not None and usable and not promoted
     if forced:
@@ -97,24 +104,24 @@ def promote_challenger(
         champion,
         waiting,
     )
-    tags = outcome_tags(outcome) | tags_in_words(outcome.numbers)
+    tags, answer = tags_in_words(outcome.numbers), None
     if promoted and by_person:
         how = "--force" if force_reason is not None else "--approve"
-        tags |= answer_tags(APPROVED, f"{_user()}, by {how}", force_reason or "none given", now)
+        answer = answer_tags(APPROVED, f"{_user()}, by {how}", force_reason or "none given", now)
     if forced:
         tags |= {"forced": str(force_reason)}
-    registry.tag(challenger, tags)
+    registry.tag(challenger, tags | outcome_tags(outcome, answer))
     return _carried_out(project, registry, outcome, now)
 
 
-@task(name="say who is asked", cache_policy=NO_CACHE)
+@task(name="say who is asked", cache_policy=NO_CACHE, **AGAIN)
 def note_question(project: Project, outcome: Promoted, run: str) -> None:
     """Afterwards the version says which run asks a person about it, and until when."""
     tags = asking_tags(run, _now(), project.promotion.approval_hours)
     registry_of(project).tag(str(outcome.challenger_version), tags)
 
 
-@task(name="look for an open question", cache_policy=NO_CACHE)
+@task(name="look for an open question", cache_policy=NO_CACHE, **AGAIN)
 def open_question(project: Project, run: str) -> Promoted | None:
     """What this very run asked a person about before it was suspended, if that still stands."""
     registry = registry_of(project)
@@ -124,26 +131,53 @@ def open_question(project: Project, run: str) -> Promoted | None:
     return asked_by(registry.tags(challenger), run, registry.alias(CHAMPION))
 
 
-@task(name="do what the person said", cache_policy=NO_CACHE)
-def answer_challenger(project: Project, asked: Promoted, approve: bool, by: str, reason: str) -> Promoted:
-    """Afterwards the challenger serves, or is refused, as a person decided about this comparison.
+@task(name="look who asks", cache_policy=NO_CACHE, **AGAIN)
+def question_of_another(project: Project) -> tuple[str, Promoted, bool] | None:
+    """The run that a person's answer is waited for in, what it asks, and whether the time for it is over."""
+    registry = registry_of(project)
+    challenger = registry.alias(CHALLENGER)
+    tags = registry.tags(challenger) if challenger is not None else {}
+    run = tags.get(ASKED_IN, "")
+    asked = asked_by(tags, run, registry.alias(CHAMPION))
+    return (run, asked, _now() >= datetime.fromisoformat(tags[UNTIL])) if asked is not None else None
 
-    Another challenger or champion than those compared makes the answer void, which is said.
+
+@task(name="give a lost question up", cache_policy=NO_CACHE, **AGAIN)
+def give_up_question(project: Project, asked: Promoted) -> None:
+    """Afterwards nobody is waited for: a person is still to be asked about the version."""
+    registry_of(project).tag(str(asked.challenger_version), {STATE: DUE})
+
+
+@task(name="write the answer down", cache_policy=NO_CACHE, **AGAIN)
+def note_answer(project: Project, asked: Promoted, run: str, approve: bool, by: str, reason: str) -> None:
+    """Afterwards the version bears what a person said, if this run's question still stands; nothing else moves.
+
+    It takes no lease: what was said must not be lost while another job works.
+    """
+    registry, version = registry_of(project), str(asked.challenger_version)
+    if asked_by(registry.tags(version), run, asked.compared_with) is None:
+        return
+    answer = answer_tags(APPROVED if approve else REJECTED, by, reason, _now())
+    registry.tag(version, answer if approve else outcome_tags(refused(asked, by, reason), answer))
+
+
+@task(name="do what the person said", cache_policy=NO_CACHE, **AGAIN)
+def answer_challenger(project: Project, run: str) -> Promoted:
+    """Afterwards the challenger serves, or is refused, as the answer to this run's question says.
+
+    Done again it changes nothing. Another challenger or champion than those compared makes the answer void, which is
+    said.
     """
     registry, now = registry_of(project), _now()
     champion, challenger = registry.alias(CHAMPION), registry.alias(CHALLENGER)
-    if challenger != asked.challenger_version or champion != asked.compared_with:
-        pair = f"version {asked.challenger_version} after {asked.compared_with or 'none'}"
-        said = f"the answer was about {pair}, which is no longer the question: start promote again"
-        return Promoted(False, champion, challenger, [said], compared_with=champion)
-    if approve:
-        why = [*asked.reasons[:-1], f"{by} says yes: {reason}"]  # the last one was that a person must
-        outcome = replace(asked, promoted=True, waiting=False, champion_version=challenger, reasons=why)
-    else:
-        outcome = refused(asked, by, reason)
-    state = APPROVED if approve else REJECTED
-    registry.tag(str(challenger), outcome_tags(outcome) | answer_tags(state, by, reason, now))
-    return _carried_out(project, registry, outcome, now)
+    for version in registry.versions(**{ASKED_IN: run}):
+        tags = registry.tags(version)
+        said = answered(tags, champion if version != champion else tags.get(PREDECESSOR))
+        if said is not None and (version == challenger or (version == champion and said.promoted)):
+            return _as_answered(project, registry, said, now)
+    now_asked = f"version {challenger} after {champion or 'none'} is" if challenger else "there is none"
+    void = f"what this run asked is no longer the question, {now_asked}: start promote again"
+    return Promoted(False, champion, challenger, [void], compared_with=champion)
 
 
 @task(name="roll back", cache_policy=NO_CACHE)
@@ -154,7 +188,7 @@ def rollback_champion(project: Project) -> dict[str, Any]:
         TrainingError: there is no champion, it has no predecessor, or that one's files are gone.
     """
     registry, store = registry_of(project), open_store(project.database_url, project.project)
-    version, before = roll_back(registry, _now())
+    version, before, finished = roll_back(registry, _now())
     policy, left = policy_in_force(store, version), policy_in_force(store, before)
     return {
         "champion_version": version,
@@ -162,10 +196,22 @@ def rollback_champion(project: Project) -> dict[str, Any]:
         "policy_id": policy.id if policy else None,
         "policy_before": left.id if left else None,
         "certified_coverage": policy.certified_coverage if policy else 0.0,
-        "sentence": policy.sentence
-        if policy
-        else "It has no policy: it answers nothing until `flywheel recalibrate`.",
+        "sentence": (
+            policy.sentence
+            if policy
+            else "It has no policy: it answers nothing until `flywheel recalibrate`."
+        )
+        + (
+            " This finished a rollback that was cut short; another one goes further back." if finished else ""
+        ),
     }
+
+
+def _as_answered(project: Project, registry: Registry, said: Promoted, now: datetime) -> Promoted:
+    """A person's answer carried out, which is noted on the version already."""
+    state = {STATE: APPROVED if said.promoted else REJECTED}
+    registry.tag(str(said.challenger_version), outcome_tags(said, state))
+    return _carried_out(project, registry, said, now)
 
 
 def _carried_out(project: Project, registry: Registry, outcome: Promoted, now: datetime) -> Promoted:
@@ -185,46 +231,9 @@ def _carried_out(project: Project, registry: Registry, outcome: Promoted, now: d
     return replace(outcome, deleted=deleted)
 
 
-def _verdict(
-    project: Project, store: Store, registry: Registry, champion: str | None, challenger: str
-) -> tuple[Verdict, bool]:
-    """What the gate says, and whether the challenger could serve at all."""
-    try:
-        new, policy = registry.load(challenger), policy_in_force(store, challenger)
-    except TrainingError as error:
-        return Verdict(False, [f"the challenger does not load: {error}"]), False
-    if not _scores(project, store, new):
-        return Verdict(False, ["the challenger gives no probabilities"]), False
-    verdict = _compared(project, store, registry, champion, challenger, (new, policy))
-    if (most_ms := project.promotion.max_latency_ms) is not None:
-        contents = stored_contents(project, store, LATENCY_ITEMS)
-        verdict = within_latency(verdict, single_item_latency(new, policy, contents).p95, most_ms)
-    return verdict, True
-
-
-def _compared(
-    project: Project,
-    store: Store,
-    registry: Registry,
-    champion: str | None,
-    challenger: str,
-    new: tuple[Any, Policy | None],
-) -> Verdict:
-    coverage = new[1].certified_coverage if new[1] else 0.0
-    verified = project.gold is not None
-    if champion is None:
-        return first_promotion(coverage, verified)
-    try:
-        old = registry.load(champion), policy_in_force(store, champion)
-    except TrainingError as error:
-        remedy = "nothing to compare with: bring them back, or `flywheel promote --force REASON`"
-        return Verdict(False, [f"the champion does not load: {error}", remedy])
-    if _knows_nothing(project, old[0]):
-        return succession(coverage, verified)
-    samples = _paired(project, store, old, new) or _held_out(project, champion, challenger, old[0])
-    lapsed = old[1] is None or old[1].thresholds is None
-    leaves = _known(project, new[0])
-    return judge(samples, project.taxonomy.levels, leaves, project.promotion.margin, lapsed)
+def _would_answer(student: Student, policy: Policy | None, answers: Any) -> list[bool]:
+    tree = student.taxonomy
+    return cleared(answers, tree.levels, policy.thresholds if policy else None, tree.other)
 
 
 def _now() -> datetime:
@@ -236,84 +245,3 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name
         return "somebody"
-
-
-def _scores(project: Project, store: Store, student: Any) -> bool:
-    """Whether the student gives a finite probability for some item at hand."""
-    from tasks.student.samples import inputs_of
-
-    P = student.probabilities(inputs_of(project, student, newest_items(store, 1)))
-    return bool(np.isfinite(P).all())
-
-
-def _paired(
-    project: Project, store: Store, champion: tuple[Any, Policy | None], challenger: tuple[Any, Policy | None]
-) -> list[Judged]:
-    """Gold's evaluation half and the audits of the same half, each judged by both."""
-    gold = with_roles(read_gold(project)).filter(pl.col("role") == "evaluation")
-    watched = audits(store, project.routing.audit_window_days, misses_only=True)
-    audited = judged_audits(watched, current_labels(store, project.taxonomy))
-    audited = (
-        audited.with_columns(today(audited["label"], project.taxonomy))
-        .filter(pl.col("role") == "evaluation")
-        .join(read_contents(store, audited), on="key", how="inner", maintain_order="left")
-    )
-    known, samples = _known(project, champion[0]), []
-    for name, rows in (("gold", gold), ("audited traffic", audited)):
-        shared = rows.filter(pl.col("label").is_in(known))
-        if shared.height:
-            judged = _judge_pair(project, name, shared, champion, challenger)
-            samples.append(replace(judged, left_out=rows.height - shared.height))
-    return samples
-
-
-def _known(project: Project, student: Any) -> list[str]:
-    """What a student's labels are today."""
-    return today_or_then(student.taxonomy.leaves, project.taxonomy)
-
-
-def _knows_nothing(project: Project, student: Any) -> bool:
-    """Whether not one of today's labels, but for `other`, is among a student's."""
-    today = set(project.taxonomy.leaves) - {project.taxonomy.other}
-    return today.isdisjoint(_known(project, student))
-
-
-def _held_out(project: Project, champion: str, challenger: str, old: Any) -> list[Judged]:
-    """Without gold and audits: what each said out of fold about the labelled items that both were trained on."""
-    files = [project.root / "retrains" / f"{version}.heldout.parquet" for version in (champion, challenger)]
-    if not all(file.exists() for file in files):
-        return []
-    before, after = (pl.read_parquet(file) for file in files)
-    both = after.join(before, on="key", how="inner", suffix="_before", maintain_order="left")
-    known = _known(project, old)
-    both = both.filter(
-        pl.Series(today_or_then(both["label"].to_list(), project.taxonomy), dtype=pl.String).is_in(known)
-    )
-    if not both.height:
-        return []
-    truth, said, said_before = (
-        today_or_then(both[name].to_list(), project.taxonomy)
-        for name in ("label", "answered", "answered_before")
-    )
-    covers = both["covered_before"].to_numpy(), both["covered"].to_numpy()
-    return [Judged("held-out labels (no gold: unverified)", truth, said_before, said, covers)]
-
-
-def _judge_pair(
-    project: Project,
-    name: str,
-    rows: pl.DataFrame,
-    champion: tuple[Any, Policy | None],
-    challenger: tuple[Any, Policy | None],
-) -> Judged:
-    from tasks.student.samples import inputs_of
-
-    said, covers = [], []
-    for student, policy in (champion, challenger):
-        answers = student.answers(inputs_of(project, student, rows))
-        thresholds = policy.thresholds if policy else None
-        said.append(today_or_then(answers.labels, project.taxonomy))
-        covers.append(
-            np.array(cleared(answers, student.taxonomy.levels, thresholds, student.taxonomy.other), bool)
-        )
-    return Judged(name, rows["label"].to_list(), said[0], said[1], (covers[0], covers[1]))

@@ -44,14 +44,8 @@ def registry_of(project: Project) -> Registry:
     )
 
 
-def parent_run(project: Project, made: Challenger, version: str) -> CandidateRun:
-    """The retrain itself: what it was given, what came out, the figures of its winner, all of it in words.
-
-    Args:
-        project: its settings.
-        made: what came out.
-        version: that the winner will be registered as, so that the runs of two retrains can be told apart.
-    """
+def parent_run(project: Project, made: Challenger) -> CandidateRun:
+    """The retrain itself: what it was given, what came out, all of it in words; its figures are `figures`."""
     trained, report, policy, cleaned = made.trained, made.report, made.policy, made.cleaned
     levels, judged_on = trained.student.levels, trained.judged_on
     parameters = {
@@ -82,15 +76,14 @@ def parent_run(project: Project, made: Challenger, version: str) -> CandidateRun
         "against": policy.against,
         "stage": "retrain",
         "student": trained.student.kind,
-        "model_version": version,
         "judged_on": judged_on,
         "limited_by": report.limit.cause or "nothing",
         NOTE: _in_words(made),
     }
-    return CandidateRun(f"v{version} {trained.student.kind}", parameters, metrics, _figures(made), tags)
+    return CandidateRun(trained.student.kind, parameters, metrics, tags=tags)
 
 
-def candidate_runs(made: Challenger, version: str) -> list[CandidateRun]:
+def candidate_runs(made: Challenger) -> list[CandidateRun]:
     """One nested run a candidate, and one for the winner trained without cleaning; metrics named as the parent's."""
     trained, report, flat = made.trained, made.report, made.candidate_metrics
     runs = []
@@ -98,7 +91,7 @@ def candidate_runs(made: Challenger, version: str) -> list[CandidateRun]:
         before = candidate.name == RAW
         kind = trained.student.kind if before else candidate.name
         won = candidate.name == trained.student.kind
-        name = f"v{version} {kind}" + (", before cleaning" if before else ", the winner" if won else "")
+        name = kind + (", before cleaning" if before else ", the winner" if won else "")
         metrics = flat[candidate.name] | {"out_of_fold_log_loss": candidate.loss}
         metrics |= level_metrics(trained.scores[candidate.name], trained.judged_on)
         value, low, high = report.against.get(candidate.name, (0.0, 0.0, 0.0))
@@ -108,7 +101,6 @@ def candidate_runs(made: Challenger, version: str) -> list[CandidateRun]:
             "labels": labels,
             "stage": "before cleaning" if before else "candidate",
             "student": kind,
-            "model_version": version,
             "winner": str(won).lower(),
         }
         runs.append(CandidateRun(name, dict(candidate.settings) | {"labels": labels}, metrics, {}, tags))
@@ -143,42 +135,56 @@ def _in_words(made: Challenger) -> str:
     judged = f"{trained.winner_scores[deepest].items:,} {by}"
     return "\n\n".join(
         [
-            report.limit.sentence,
             made.policy.sentence,
+            report.limit.sentence,
             f"Share right on {judged}, with paired 95 % intervals:",
             "\n".join(lines),
         ]
     )
 
 
-def _figures(made: Challenger) -> dict[str, Any]:
+def figures(made: Challenger) -> dict[str, Any]:
+    """Matplotlib figures by file name: confusion, calibration, escalation and what the evaluation draws."""
     trained, report = made.trained, made.report
     taxonomy, levels = trained.student.taxonomy, trained.student.levels
     truth, answers = judged_answers(trained)
     deepest, names = taxonomy.levels[-1], [split(node)[-1] for node in taxonomy.nodes[-1]]
-    figures: dict[str, Any] = {
+    drawn: dict[str, Any] = {
         f"confusion-{level}.png": confusion_figure(
             nodes[truth], nodes[answers.leaf], [split(node)[-1] for node in named], level
         )
         for level, nodes, named in zip(levels.names, levels.maps, taxonomy.nodes, strict=True)
     }
-    figures["calibration.png"] = calibration_figure({of.level: of.calibration for of in report.levels})
+    drawn["calibration.png"] = calibration_figure({of.level: of.calibration for of in report.levels})
     shown = {_shown(name, trained): scores for name, scores in trained.scores.items()}
-    figures["candidates.png"] = candidates_figure(shown, trained.student.kind, trained.judged_on)
-    figures["labels-weakest.png"] = weakest_labels_figure(
+    drawn["candidates.png"] = candidates_figure(shown, trained.student.kind, trained.judged_on)
+    drawn["labels-weakest.png"] = weakest_labels_figure(
         weakest(report.levels[-1].labels, MOST_WEAK), names, deepest
     )
     if made.certificate is not None and made.sample is not None:
-        figures["escalation.png"] = escalation_figure(made.certificate, made.sample.against)
+        drawn["escalation.png"] = escalation_figure(made.certificate, made.sample.against)
     if trained.cleaning:
-        figures["cleaning_before_after.png"] = cleaning_figure(trained.cleaning)
+        drawn["cleaning_before_after.png"] = cleaning_figure(trained.cleaning)
     if report.slices:
-        figures["slices.png"] = slices_figure(report.slices, deepest)
+        drawn["slices.png"] = slices_figure(report.slices, deepest)
     if beside := [of.teacher for of in report.levels if of.teacher is not None]:
-        figures["beside_teacher.png"] = beside_teacher_figure(beside)
+        drawn["beside_teacher.png"] = beside_teacher_figure(beside)
     if report.curve is not None:
-        figures["learning_curve.png"] = learning_curve_figure(report.curve)
-    return figures
+        drawn["learning_curve.png"] = learning_curve_figure(report.curve)
+    return drawn
+
+
+def candidate_figures(made: Challenger) -> list[dict[str, Any]]:
+    """What each of `candidate_runs` takes for what at the deepest level, under the name of the winner's own figure."""
+    trained, levels = made.trained, made.trained.student.levels
+    truth, _ = judged_answers(trained)
+    nodes, deepest = levels.maps[-1], levels.names[-1]
+    names = [split(node)[-1] for node in trained.student.taxonomy.nodes[-1]]
+    answered = [nodes[trained.answered[candidate.name]] for candidate in trained.candidates]
+    return [
+        {f"confusion-{deepest}.png": confusion_figure(nodes[truth], said, names, deepest)}
+        for said in answered
+    ]
 
 
 def tables(trained: Trained) -> dict[str, Mapping[str, Sequence[Any]]]:

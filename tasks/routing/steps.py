@@ -26,6 +26,7 @@ from tasks.errors import ConfigError
 from tasks.pieces import items_in_pieces
 from tasks.project import Project
 from tasks.records import Policy, Routed
+from tasks.retries import AGAIN
 from tasks.routing.answer_file import AnswerFile
 from tasks.routing.cascade import FALLBACK, STUDENT, TEACHER, InForce, TeacherAnswer, route_shard
 from tasks.routing.lookup import logged_answers, routed_before
@@ -92,7 +93,7 @@ class Tally:
         )  # fmt: skip
 
 
-@task(name="route a file", cache_policy=NO_CACHE)
+@task(name="route a file", cache_policy=NO_CACHE, **AGAIN)
 def route_file(project: Project, file: str, out: str, run_id: int) -> Routed:
     """Afterwards `out` holds an answer a row of `file`, in its order, and every request is logged once.
 
@@ -109,7 +110,7 @@ def route_file(project: Project, file: str, out: str, run_id: int) -> Routed:
     return tally.record(time.monotonic() - started, out)
 
 
-@task(name="route new traffic", cache_policy=NO_CACHE)
+@task(name="route new traffic", cache_policy=NO_CACHE, **AGAIN)
 def route_new_traffic(project: Project, run_id: int) -> Routed:
     """Afterwards every row of the traffic files that was never routed has been; nothing else is touched.
 

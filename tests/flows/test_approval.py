@@ -20,8 +20,8 @@ from deployments.stack.parts import claim, environment_of, prefect_server, worke
 from deployments.stack.processes import Supervised, stop
 from deployments.stack.register import register_all
 from tasks.project import Project
-from tasks.promotion.steps import promote_challenger
 from tasks.promotion.tracking import registry_of
+from tasks.records import Promoted
 from tasks.store import open_store, schema
 from tasks.store.runs import working
 from tests.promotion.shop import a_shop, a_version
@@ -34,7 +34,7 @@ ANSWER = {"decision": "approve", "name": "Ada", "reason": "it reads well"}
 
 @dataclass
 class Stack:
-    """A Prefect server with a worker, and four projects whose challenger a person must approve."""
+    """A Prefect server with a worker, and projects whose challenger a person must approve."""
 
     api: str
     shops: dict[str, Project]
@@ -98,7 +98,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     server.start()
     try:
         shops = {}
-        for name, hours in (("yes", 24), ("no", 24), ("silent", 0.003), ("night", 24)):
+        for name, hours in (("yes", 24), ("no", 24), ("silent", 0.003), ("newer", 24), ("night", 24)):
             asking = {"approval": "human", "approval_hours": hours}
             shops[name] = a_shop(conf, name, home, promotion=asking)
             a_version(shops[name])
@@ -116,8 +116,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture(scope="module")
 def asked(stack: Stack) -> dict[str, str]:
-    """Three promote runs that wait, or have waited, for a person: run id by project."""
-    runs = {name: stack.start("promote", name) for name in ("yes", "no", "silent")}
+    """Promote runs that wait, or have waited, for a person: run id by project."""
+    runs = {name: stack.start("promote", name) for name in ("yes", "no", "silent", "newer")}
     for run_id in runs.values():
         stack.eventually(run_id, "PAUSED", "FAILED", "CRASHED", "COMPLETED")
     return runs
@@ -173,7 +173,7 @@ def test_approved_it_serves_and_nothing_was_done_twice(stack: Stack, asked: dict
 
 
 def test_rejected_the_version_stays_refused(stack: Stack, asked: dict[str, str]) -> None:
-    """It waits for its turn while another job works; then no champion, the no is the version's, the run ends well."""
+    """It is noted at once, and waits for its turn while another job works; then no champion, and the run ends well."""
     run_id, project = asked["no"], stack.shops["no"]
     registry, answer = registry_of(project), ANSWER | {"decision": "reject", "reason": "too early"}
     store = open_store(project.database_url, project.project)
@@ -188,6 +188,7 @@ def test_rejected_the_version_stays_refused(stack: Stack, asked: dict[str, str])
             lambda: str(stack.run(run_id)["state"]),
         )
         assert stack.run(run_id)["state_type"] == "RUNNING"
+        assert registry.tags("1")["approval_by"] == "Ada", "what was said waits for nobody"
     store.close()
     ended = stack.eventually(run_id, "COMPLETED", "FAILED", "CRASHED")
     assert ended["state_type"] == "COMPLETED", ended["state"]
@@ -207,24 +208,45 @@ def test_silence_ends_the_run_and_is_a_refusal(stack: Stack, asked: dict[str, st
     assert ended["state"]["message"] == "The flow was paused and never resumed."
     httpx.post(f"{stack.api}/flow_runs/{run_id}/resume", json={"run_input": ANSWER}, timeout=60)
     assert stack.run(run_id)["state_type"] == "FAILED"
-    assert "nobody answered until" in promote_challenger.fn(project).reasons[0]
+    [night] = nights(stack, project, 1)
+    assert "nobody answered until" in night.reasons[0], "who was asked and said nothing is not asked again"
     assert registry_of(project).alias("champion") is None
     assert registry_of(project).tags("1")["approval"] == "expired"
 
 
-def test_a_chain_lets_another_run_ask_and_waits_for_nobody(stack: Stack) -> None:
-    """As part of a nightly run promote ends at once; a run of its deployment takes the question up, once."""
+def test_an_answer_about_an_older_version_asks_nothing_else(stack: Stack, asked: dict[str, str]) -> None:
+    """A newer challenger came before it: the run says so and ends, and the newer one is not its business."""
+    run_id, project = asked["newer"], stack.shops["newer"]
+    newer = a_version(project)
+    stack.ask(f"flow_runs/{run_id}/resume", {"run_input": ANSWER}, 201)
+    ended = stack.eventually(run_id, "COMPLETED", "FAILED", "CRASHED", "PAUSED")
+    assert ended["state_type"] == "COMPLETED", ended["state"]
+    assert stack.steps(run_id).count("compare and promote") == 1
+    registry = registry_of(project)
+    assert registry.alias("champion") is None
+    assert "approval" not in registry.tags(newer)
+
+
+def nights(stack: Stack, project: Project, times: int) -> list[Promoted]:
+    """What promote says as part of a nightly run, time after time."""
     from flows.promote import promote
 
-    project = stack.shops["night"]
-
     @flow(name="a night")
-    def night() -> list[Any]:
-        return [promote(str(project.file)) for _ in range(2)]
+    def night() -> list[Promoted]:
+        return [promote(str(project.file)) for _ in range(times)]
 
     with temporary_settings({PREFECT_API_URL: stack.api}), pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLYWHEEL_HOME", str(project.home))
-        first, second = night()
+        return night()
+
+
+def test_a_chain_lets_another_run_ask_and_waits_for_nobody(stack: Stack) -> None:
+    """As part of a nightly run promote ends at once; a run of its deployment takes the question up, once.
+
+    Where that run crashed, the next night starts another one to ask.
+    """
+    project = stack.shops["night"]
+    first, second = nights(stack, project, 2)
     assert (first.promoted, first.waiting) == (False, True)
     assert "a person is asked in the Prefect UI until" in second.reasons[0]
     run_id = registry_of(project).tags("1")["approval_asked_in"]
@@ -234,6 +256,15 @@ def test_a_chain_lets_another_run_ask_and_waits_for_nobody(stack: Stack) -> None
         "flow_runs/count", {"deployments": {"id": {"any_": [stack.deployment("promote", "night")["id"]]}}}
     )
     assert started == 1
+
+    crashed = {"state": {"type": "CRASHED"}, "force": True}
+    stack.ask(f"flow_runs/{run_id}/set_state", crashed, 201)
+    third, fourth = nights(stack, project, 2)
+    assert third.waiting, "nobody could have answered"
+    assert "a person is asked in the Prefect UI until" in fourth.reasons[0]
+    again = registry_of(project).tags("1")["approval_asked_in"]
+    assert again != run_id
+    assert stack.eventually(again, "PAUSED", "FAILED", "CRASHED", "COMPLETED")["state_name"] == "Suspended"
 
 
 @pytest.mark.parametrize(
@@ -259,5 +290,8 @@ def test_a_form_explains_itself_and_holds_its_project(stack: Stack) -> None:
     """Each field has its help text; the project is chosen already and has no other choice."""
     fields = stack.deployment("label", "yes")["parameter_openapi_schema"]["properties"]
     assert fields["project"]["enum"] == [str(stack.shops["yes"].file)]
-    assert "ask about at most so many items" in fields["limit"]["description"]
+    assert "Ask about at most so many items" in fields["limit"]["description"]
     assert all(field.get("description") for field in fields.values())
+    # An empty field, not a choice between `int` and `None` first.
+    assert (fields["limit"]["type"], fields["limit"]["minimum"]) == ("integer", 1)
+    assert fields["budget_usd"]["title"] == "Budget"

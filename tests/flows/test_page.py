@@ -1,46 +1,16 @@
-"""What a run's page says is what the job's record says, for any record, in words and units."""
+"""A run's page links to where more is to be read, and only to what is there."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from prefect import flow
 
-from flows.page import MLFLOW_UI, in_markdown, links, mlflow_address
+from flows.page import MLFLOW_UI, key_of, links, mlflow_address, publish
 from tasks.project import load_project
-from tasks.records import Embedded, Labelled
-
-
-def test_counts_and_costs_are_rows_in_words_and_units() -> None:
-    """Money, seconds and counts read as such; what is empty is left out."""
-    page = in_markdown(
-        {"label": Labelled(items=1200, cost_usd=0.5, tokens={"input": 3}).as_dict(), "changed": True}, {}
-    )
-    assert "## label" in page
-    assert "| items | 1,200 |" in page
-    assert "| cost | 0.5000 USD |" in page
-    assert "| tokens | input 3 |" in page
-    assert "stopped" not in page
-    assert "|  | yes |" in page
-    embedded = Embedded(1, 2, 3, "abc", 4.25, not_encoded_rows=[f"row {n}" for n in range(10)])
-    assert "| seconds | 4.2 s |" in in_markdown({"embed": embedded.as_dict()}, {})
-    assert "row 7 and 2 more" in in_markdown({"embed": embedded.as_dict()}, {})
-
-
-def test_a_mapping_of_mappings_is_a_table_of_its_own() -> None:
-    """Cleaning by level: one line a level, one column a count."""
-    levels = {"category": {"labels": 10, "share": 0.25}, "department": {"labels": 10}}
-    page = in_markdown({"clean": {"levels": levels}}, {})
-    assert "| levels | labels | share |" in page
-    assert "| category | 10 | 0.25 |" in page
-    assert "| department | 10 |  |" in page
-
-
-def test_what_stands_in_data_breaks_no_table() -> None:
-    """A bar or a line break inside an error's words stays inside its cell."""
-    page = in_markdown({"label": {"stopped": "a | b\nc"}}, {})
-    assert "| stopped | a \\| b c |" in page
 
 
 def test_links_lead_to_the_ui_that_is_there(
@@ -55,7 +25,38 @@ def test_links_lead_to_the_ui_that_is_there(
     monkeypatch.setenv(MLFLOW_UI, "http://127.0.0.1:5000")
     found = links(project, done, mlflow_address(project))
     assert found["version 4 in MLflow"] == "http://127.0.0.1:5000/#/models/tiny/versions/4"
-    assert "- [version 4 in MLflow](http://127.0.0.1:5000/" in in_markdown(done, found)
-    assert "- report: `report/index.html`" in in_markdown(done, found)
     own = load_project(tiny_project(mlflow={"tracking_uri": "http://models.example:80/"}))
     assert mlflow_address(own) == "http://models.example:80"
+
+
+def test_keys_hold_what_the_server_allows(tiny_project: Callable[..., Path]) -> None:
+    """Small letters, digits and single dashes, whatever project and job are called."""
+    project = load_project(tiny_project(project="my_shop"))
+    assert key_of(project, "verify embeddings") == "my-shop-verify-embeddings"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("address", "reason"), [("127.0.0.1:1:2", "Invalid url"), ("[broken", "Invalid IPv6")]
+)
+def test_a_page_that_cannot_be_made_fails_no_job(
+    prefect_server: None, tiny_project: Callable[..., Path], address: str, reason: str
+) -> None:
+    """MLflow's own exception, or a plain ValueError: the run completes and its log has the reason."""
+    project = load_project(tiny_project(mlflow={"tracking_uri": f"http://{address}"}))
+
+    @flow
+    def reports() -> str:
+        publish(project, "report", {"report": "index.html"})
+        return "done"
+
+    said: list[str] = []
+    listener = logging.Handler()
+    listener.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("prefect.flow_runs").addHandler(listener)
+    try:
+        assert reports() == "done"
+    finally:
+        logging.getLogger("prefect.flow_runs").removeHandler(listener)
+    (why,) = [line for line in said if line.startswith("this run's page shows no result")]
+    assert reason in why

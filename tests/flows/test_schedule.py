@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ import psutil
 import pytest
 from sqlalchemy import func, select
 
+from deployments.stack.automations import automations_held
+from deployments.stack.processes import answers_ok
 from deployments.stack.register import JOBS, register_all
 from deployments.teacher_sim import TeacherServer
 from tasks.project import load_project
@@ -29,6 +33,12 @@ from tests.flows.conftest import recorded_after_writing
 pytestmark = pytest.mark.slow
 
 FLYWHEEL = [sys.executable, "-m", "deployments.cli"]
+TELEMETRY_OFF = {
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
 
 
 @dataclass
@@ -94,8 +104,12 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
             schedule={"nightly": "* * * * * */10", "timezone": "UTC"},
         )
         (conf / "broken.yaml").write_text("project: broken\ntask: {taxonomi: x.yaml}\n")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-        environment |= {"FLYWHEEL_HOME": str(home)}
+        # Nothing about telemetry either: that it is off is the stack's own doing.
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("PREFECT_") and name not in TELEMETRY_OFF
+        } | {"FLYWHEEL_HOME": str(home)}
         command = [
             *FLYWHEEL,
             "up",
@@ -154,14 +168,26 @@ def test_two_nightlies_never_run_at_once(up: Up) -> None:
 
 
 def test_every_job_of_the_project_stands_in_the_ui(up: Up) -> None:
-    """Ten deployments with the project filled in; the broken file is named and took nothing with it."""
+    """Eleven deployments with the project filled in; the broken file is named and took nothing with it."""
     found = up.ask("deployments/filter", {})
-    assert len(found) == 10
+    assert len(found) == len(JOBS) == 11
     assert {one["name"] for one in found} == {"tiny"}
     assert {one["parameters"]["project"] for one in found} == {str(up.project)}
     assert "skipped   " in up.said
     assert "broken.yaml" in up.said
     assert "Did you mean 'taxonomy'?" in up.said
+
+
+def test_nobody_is_told_that_it_runs(up: Up) -> None:
+    """Telemetry is off in each process of the stack, and an MLflow that is away is not tried for four minutes."""
+    asked = TELEMETRY_OFF | {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
+    for name, (pid, _) in up.state["processes"].items():
+        for process in (psutil.Process(pid), *psutil.Process(pid).children()):
+            with suppress(psutil.NoSuchProcess):  # a job's, which may end meanwhile
+                given = process.environ()
+                assert {variable: given.get(variable, "").lower() for variable in asked} == asked, name
+    settings = httpx.get(f"{up.state['prefect_api']}/admin/settings").json()
+    assert settings["server"]["analytics_enabled"] is False
 
 
 def test_a_second_up_says_where_the_first_one_is(up: Up) -> None:
@@ -214,6 +240,23 @@ def test_a_killed_worker_comes_back(up: Up) -> None:
     up.eventually("crash", lambda: up.ask("flow_runs/filter", lost)[0]["state_type"] == "CRASHED", 200)
 
 
+def test_a_killed_prefect_server_comes_back(up: Up) -> None:
+    """kill -9 on the server: another one is started on the same database, and a run of its schedule completes."""
+    pid = up.state["processes"]["prefect-server"][0]
+    os.kill(pid, signal.SIGKILL)
+    up.eventually("new server", lambda: up.state["processes"].get("prefect-server", [pid])[0] != pid, 120)
+    assert "prefect-server ended (SIGKILL); starting it again" in up.said
+    up.eventually("answer", lambda: answers_ok(f"{up.state['prefect_api']}/health"), 120)
+    back = datetime.now(UTC).isoformat()
+    up.eventually(
+        "nightly after that",
+        lambda: [
+            run for run in _nightlies(up) if run["state_type"] == "COMPLETED" and run["start_time"] > back
+        ],
+        300,
+    )
+
+
 def test_ctrl_c_ends_everything(up: Up) -> None:
     """SIGINT: exit code 0, no process of the stack or of its jobs is left, and `up.json` is gone."""
     mine = psutil.Process(up.process.pid).children(recursive=True)
@@ -252,6 +295,73 @@ def test_registering_again_respects_what_people_did(prefect_server: None, tmp_pa
         assert sorted(register_all(tmp_path, client, tmp_path).removed) == sorted(
             f"{job}/tiny" for job in JOBS
         )
+
+
+def test_a_project_with_another_name_leaves_nothing_under_the_old_one(
+    prefect_server: None, tmp_path: Path
+) -> None:
+    """One nightly a file: renamed in its file, its old deployments and automations go; a moved file keeps its own."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        write_tiny_project(tmp_path, project="old")
+        register_all(tmp_path, client, tmp_path)
+        file = write_tiny_project(tmp_path, project="new")
+        done = register_all(tmp_path, client, tmp_path)
+        assert sorted(done.removed) == sorted(f"{job}/old" for job in JOBS)
+        assert {name.partition(":")[0] for name in automations_held(client)} == {"new"}
+        kept = client.read_deployment_by_name("nightly/new").id
+        moved = file.rename(file.with_name("moved.yaml"))
+        assert register_all(tmp_path, client, tmp_path).removed == []
+        now = client.read_deployment_by_name("nightly/new")
+        assert (now.id, now.parameters["project"]) == (kept, str(moved))
+        moved.unlink()
+        register_all(tmp_path, client, tmp_path)
+
+
+def test_a_folder_that_is_away_takes_nothing_with_it(prefect_server: None, tmp_path: Path) -> None:
+    """While it is replaced, or not mounted yet, deployments stay as they are; so a paused nightly comes back paused."""
+    from prefect.client.orchestration import get_client
+
+    conf, aside = tmp_path / "conf", tmp_path / "aside"
+    file = write_tiny_project(conf)
+    with get_client(sync_client=True) as client:
+        register_all(conf, client, tmp_path)
+        nightly = client.read_deployment_by_name("nightly/tiny")
+        client.update_deployment_schedule(nightly.id, nightly.schedules[0].id, active=False)
+        conf.rename(aside)
+        away = register_all(conf, client, tmp_path)
+        assert (away.removed, away.projects) == ([], [])
+        assert "the folder is away" in away.broken[0]
+        aside.rename(conf)
+        register_all(conf, client, tmp_path)
+        assert not client.read_deployment_by_name("nightly/tiny").schedules[0].active
+        file.unlink()
+        assert register_all(conf, client, tmp_path).removed
+
+
+def test_the_nightly_form_has_bounds(prefect_server: None, tmp_path: Path) -> None:
+    """Each field explains itself and may stay empty; what is out of bounds is refused before there is a run."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    file = write_tiny_project(tmp_path)
+    with get_client(sync_client=True) as client:
+        register_all(tmp_path, client, tmp_path)
+        deployment = client.read_deployment_by_name("nightly/tiny")
+        form = deployment.parameter_openapi_schema
+        assert form is not None
+        assert set(form["properties"]) == {"project", "limit", "budget_usd", "approval"}
+        assert form["required"] == ["project"]
+        assert deployment.parameters == {"project": str(file)}, "what a schedule's runs are given"
+        assert form["properties"]["approval"]["enum"] == ["automatic", "human"]
+        for wrong in ({"limit": 0}, {"limit": "all"}, {"budget_usd": 0}, {"approval": "perhaps"}):
+            with pytest.raises(PrefectHTTPStatusError, match="409"):
+                client.create_flow_run_from_deployment(deployment.id, parameters=wrong)
+        asked = {"limit": 30, "budget_usd": 0.5, "approval": "human"}
+        run = client.create_flow_run_from_deployment(deployment.id, parameters=asked)
+        assert run.parameters == {"project": str(file)} | asked
+        client.delete_flow_run(run.id)
 
 
 def _processes_with(setting: str) -> list[str]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tasks.promotion.gate import Judged, Verdict, first_promotion, judge, succession, within_latency
+from tasks.promotion.gate_in_words import tags_in_words
 
 NAMES = ["Kettles", "Knives", "Hoses"]
 MARGIN = 0.01
@@ -142,6 +143,40 @@ def test_lower_coverage_refuses_unless_the_champion_lapsed(lapsed: bool, promote
     assert found.promoted is promoted
     if not promoted:
         assert found.reasons == ["it would answer 50.0% of gold at its own thresholds, the champion 60.0%"]
+
+
+@pytest.mark.parametrize(("rows", "judged_on"), [(3, "gold"), (99, "gold"), (100, "audited traffic")])
+def test_coverage_is_judged_on_audited_traffic_from_a_hundred_rows_on(rows: int, judged_on: str) -> None:
+    """Three requests, of which one more is left to the teacher, refuse nobody; what was passed over is said."""
+    right, few = [1] * 200, [1] * rows
+    lost = ([1] * rows, [0] * (rows // 3) + [1] * (rows - rows // 3))
+    found = verdict(sample(right, right), sample(few, few, name="audited traffic", covered=lost))
+    coverage = found.numbers["coverage"]
+    assert coverage["on"] == judged_on
+    assert found.promoted is (judged_on == "gold")
+    words = tags_in_words(found.numbers)["gate coverage"]
+    assert (f"audited traffic has {rows} of 100 rows" in words) is (judged_on == "gold")
+
+
+def test_audited_traffic_alone_is_what_coverage_is_judged_on() -> None:
+    """Without gold the few rows there are must do, and the words hold nothing that was passed over."""
+    found = verdict(sample([1] * 30, [1] * 30, name="audited traffic", covered=([1] * 30, [0] * 30)))
+    assert found.reasons == [
+        "it would answer 0.0% of audited traffic at its own thresholds, the champion 100.0%"
+    ]
+
+
+def test_of_many_labels_that_fell_the_first_ten_are_named() -> None:
+    """A hundred names fit no tag and no eye; the others are counted."""
+    leaves = [f"Kitchen > {chr(97 + row // 26)}{chr(97 + row % 26)}" for row in range(40)]
+    truth = [leaf for leaf in leaves for _ in range(40)]
+    full = np.ones(len(truth), bool)
+    found = judge(
+        [Judged("gold", truth, truth, ["Kitchen > z"] * len(truth), (full, full))],
+        ["department", "category"], leaves, 0.5, False,
+    )  # fmt: skip
+    fell = found.numbers["gold"]["fell"]
+    assert (len(fell), fell[-1]) == (11, "and 31 more")
 
 
 def test_coverage_within_the_margin_passes() -> None:

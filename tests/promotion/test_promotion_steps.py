@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,12 @@ from tasks.promotion.gate_in_words import comparison
 from tasks.promotion.registry import Registry
 from tasks.promotion.steps import (
     answer_challenger,
+    give_up_question,
+    note_answer,
     note_question,
     open_question,
     promote_challenger,
+    question_of_another,
     rollback_champion,
 )
 from tasks.promotion.tracking import registry_of
@@ -163,6 +167,38 @@ def test_rollback_gives_back_alias_and_policy_and_says_what_it_did(shop: Shop) -
         rollback_champion.fn(project)
 
 
+@pytest.mark.parametrize("last", ["set_alias", "add_to_history"])
+def test_a_rollback_cut_short_and_repeated_goes_one_version_back(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    """Killed right after the alias moved, or after that was written down: finished and said, not done again."""
+    project = shop(f"cut-{last.replace('_', '-')}")
+    registry = registry_of(project)
+    for _ in range(3):
+        a_version(project)
+        assert promote_challenger.fn(project).promoted
+    whole: Callable[..., Any] = getattr(Registry, last)
+
+    def and_no_more(*given: Any) -> Any:
+        whole(*given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, last, and_no_more)
+        with pytest.raises(KeyboardInterrupt):
+            rollback_champion.fn(project)
+    assert registry.alias("champion") == "2"
+    said = rollback_champion.fn(project)
+    assert (said["champion_version"], said["rolled_back_from"]) == ("2", "3")
+    assert "finished a rollback that was cut short" in said["sentence"]
+    assert "rolled_back_at" in registry.tags("3")
+    assert [line for line in registry.history() if "rolled back" in line] == [registry.history()[0]]
+
+    further = rollback_champion.fn(project)
+    assert (further["champion_version"], further["rolled_back_from"]) == ("1", "2")
+    assert "cut short" not in further["sentence"]
+
+
 def test_only_so_many_versions_are_kept_and_what_serves_among_them(shop: Shop) -> None:
     """The oldest go, files and held-out answers with them; predecessor, champion, a person's alias and facts stay."""
     project = shop("keeping", keep_versions=3)
@@ -216,7 +252,8 @@ def test_approval_waits_for_a_person_and_remembers_who(shop: Shop) -> None:
     assert (nightly.promoted, nightly.waiting) == (False, False)
     assert "a person is asked in the Prefect UI until" in nightly.reasons[0]
 
-    done = answer_challenger.fn(project, asked, True, "Ada", "looks right")
+    note_answer.fn(project, asked, "run-1", True, "Ada", "looks right")
+    done = answer_challenger.fn(project, "run-1")
     assert done.promoted
     assert done.reasons[-1] == "Ada says yes: looks right"
     assert registry.alias("champion") == version
@@ -227,10 +264,114 @@ def test_approval_waits_for_a_person_and_remembers_who(shop: Shop) -> None:
         "looks right",
     )
     assert "Ada says yes: looks right" in registry.history()[0]
-    late = answer_challenger.fn(project, asked, True, "Bob", "me too")
+    note_answer.fn(project, asked, "run-1", False, "Bob", "I do not think so")
+    assert answer_challenger.fn(project, "run-1") == done, "an answer that comes twice moves nothing"
+    assert len(registry.history()) == 1
+    late = answer_challenger.fn(project, "run-2")
     assert not late.promoted
     assert "start promote again" in late.reasons[0]
-    assert len(registry.history()) == 1, "an answer that comes twice moves nothing"
+
+
+def test_a_yes_that_was_not_carried_out_is_by_the_next_promote(shop: Shop) -> None:
+    """Whoever promotes next, the nightly or the same run again: no second comparison and no second question."""
+    project = shop("kept", approval="human")
+    registry, version = registry_of(project), a_version(project)
+    asked = promote_challenger.fn(project)
+    note_question.fn(project, asked, "run-1")
+    note_answer.fn(project, asked, "run-1", True, "Ada", "looks right")
+    tags = registry.tags(version)
+    assert (tags["gate"], tags["approval"], tags["approval_by"]) == ("waits for a person", "approved", "Ada")
+    assert registry.alias("champion") is None
+    done = promote_challenger.fn(project)
+    assert (done.promoted, done.reasons[-1]) == (True, "Ada says yes: looks right")
+    assert registry.alias("champion") == version
+    assert registry.tags(version)["gate"] == "promoted"
+    assert answer_challenger.fn(project, "run-1").promoted
+    assert len(registry.history()) == 1
+
+    second = a_version(project)
+    note_question.fn(project, promote_challenger.fn(project), "run-2")
+    note_answer.fn(project, promote_challenger.fn(project, asks="run-3"), "run-2", True, "Ada", "as well")
+    assert promote_challenger.fn(project, asks="run-2").waiting, "run-3 has taken the question over"
+    note_question.fn(project, promote_challenger.fn(project, asks="run-2"), "run-2")
+    note_answer.fn(project, promote_challenger.fn(project, asks="run-2"), "run-2", True, "Ada", "as well")
+    assert promote_challenger.fn(project, asks="run-2").champion_version == second
+
+
+def test_a_yes_is_none_after_a_rollback(shop: Shop) -> None:
+    """A version that a person let serve and that was taken back is asked about anew before it serves again."""
+    project = shop("once", approval="human")
+    registry, _ = registry_of(project), a_version(project)
+    promote_challenger.fn(project, approved=True)
+    second = a_version(project)
+    promote_challenger.fn(project, approved=True)
+    rollback_champion.fn(project)
+    registry.set_alias("challenger", second)
+    assert promote_challenger.fn(project).waiting
+
+
+def test_a_yes_about_one_pair_is_none_for_another_cut_short_on_the_way(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after any of the tags that a newer comparison writes, the older answer lets nothing serve."""
+    from mlflow import MlflowClient
+
+    project = shop("tags", approval="human")
+    registry, version = registry_of(project), a_version(project)
+    asked = promote_challenger.fn(project)
+    note_question.fn(project, asked, "run-1")
+    note_answer.fn(project, asked, "run-1", True, "Ada", "as the first one")
+    answer = {name: tag for name, tag in registry.tags(version).items() if name != "student"}
+    champion = a_version(project)
+    registry.set_alias("champion", champion)
+    registry.set_alias("challenger", version)
+    whole = MlflowClient.set_model_version_tag
+    for most in range(1, 8):
+        registry.tag(version, answer)
+        left = iter(range(most))
+
+        def so_many(*given: Any, left: Any = left) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            whole(*given)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, "set_model_version_tag", so_many)
+            with suppress(KeyboardInterrupt):
+                promote_challenger.fn(project)
+        assert promote_challenger.fn(project).waiting, most
+        assert registry.alias("champion") == champion
+
+
+def test_a_yes_is_none_for_a_newer_version(shop: Shop) -> None:
+    """Given and not carried out before another challenger came, it is closed, and its run has nothing to do."""
+    project = shop("overtaken", approval="human")
+    registry, older = registry_of(project), a_version(project)
+    asked = promote_challenger.fn(project)
+    note_question.fn(project, asked, "run-1")
+    note_answer.fn(project, asked, "run-1", True, "Ada", "looks right")
+    newer = a_version(project)
+    void = answer_challenger.fn(project, "run-1")
+    assert (void.promoted, void.waiting) == (False, False)
+    assert f"no longer the question, version {newer} after none is" in void.reasons[0]
+    assert promote_challenger.fn(project).waiting
+    tags = registry.tags(older)
+    assert (tags["gate"], tags["approval"]) == ("refused", "superseded")
+    assert tags["gate_reasons"] == f"version {newer} came before the yes of Ada was carried out"
+
+
+def test_a_question_that_nobody_can_hear_the_answer_to_is_asked_again(shop: Shop) -> None:
+    """Given up it is compared anew and waits for a run to ask it; while it stands it says which run asks."""
+    project = shop("lost-question", approval="human")
+    a_version(project)
+    asked = promote_challenger.fn(project)
+    assert question_of_another.fn(project) is None, "nobody asks yet"
+    note_question.fn(project, asked, "run-1")
+    assert question_of_another.fn(project) == ("run-1", asked, False)
+    assert not promote_challenger.fn(project).waiting
+    give_up_question.fn(project, asked)
+    assert question_of_another.fn(project) is None
+    assert promote_challenger.fn(project).waiting
 
 
 def test_a_no_is_kept_and_nobody_is_asked_again(shop: Shop) -> None:
@@ -239,12 +380,14 @@ def test_a_no_is_kept_and_nobody_is_asked_again(shop: Shop) -> None:
     registry, version = registry_of(project), a_version(project)
     asked = promote_challenger.fn(project)
     note_question.fn(project, asked, "run-1")
-    said = answer_challenger.fn(project, asked, False, "Ada", "too few shoes")
+    note_answer.fn(project, asked, "run-1", False, "Ada", "too few shoes")
+    said = answer_challenger.fn(project, "run-1")
     assert (said.promoted, said.waiting, said.reasons) == (False, False, ["Ada says no: too few shoes"])
     tags = registry.tags(version)
     assert (tags["gate"], tags["approval"]) == ("refused", "rejected")
     assert promote_challenger.fn(project).reasons == ["Ada says no: too few shoes"]
-    assert promote_challenger.fn(project, ask_again=True).waiting
+    assert promote_challenger.fn(project, asks="run-1").reasons == ["Ada says no: too few shoes"], "a retry"
+    assert promote_challenger.fn(project, asks="run-2").waiting
     assert promote_challenger.fn(project, approved=True).promoted
     assert registry.tags(version)["approval_by"].endswith(", by --approve")
 
@@ -255,7 +398,7 @@ def test_a_no_about_one_champion_is_none_about_another(shop: Shop) -> None:
     registry, first = registry_of(project), a_version(project)
     asked = promote_challenger.fn(project)
     note_question.fn(project, asked, "run-1")
-    answer_challenger.fn(project, asked, False, "Ada", "too early")
+    note_answer.fn(project, asked, "run-1", False, "Ada", "too early")
     registry.set_alias("champion", a_version(project))
     registry.set_alias("challenger", first)
     assert promote_challenger.fn(project).waiting

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import traceback
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from sqlalchemy import NullPool, create_engine, text
 
 from tasks.embedding.encoders import EncoderSettings, load_encoder
-from tasks.errors import TrainingError
+from tasks.errors import RegistryError, TrainingError
 from tasks.promotion.registry import CandidateRun, Registry
 from tasks.student.linear import LinearHead
 from tasks.student.package import Student
@@ -111,6 +113,49 @@ def test_nothing_logged_is_a_pickle(registry: Registry) -> None:
     assert not starts & {b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"}, "the first bytes of a pickle"
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def many_promotions(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Registry:
+    """A registry in a database of either kind, with a model that has no version."""
+    from mlflow import MlflowClient
+
+    # Else MLflow keeps connections for itself, which psycopg complains of once they are forgotten.
+    monkeypatch.setenv("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
+    address = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    if request.param == "postgresql":
+        server = request.getfixturevalue("postgresql_url")
+        engine = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+        with engine.connect() as connection:
+            connection.execute(text("CREATE DATABASE mlflow_of_many_promotions"))
+        address = server.rpartition("/")[0] + "/mlflow_of_many_promotions"
+    MlflowClient(address, address).create_registered_model("many")
+    return Registry(address, "many", "many", tmp_path / "artifacts")
+
+
+def test_the_history_of_many_promotions_has_room(many_promotions: Registry) -> None:
+    """The newest lines stay, one a promotion and each cut where its reason is long, within what the database holds."""
+    for number in range(1, 61):
+        many_promotions.add_to_history(f"champion {number - 1} -> {number}, promoted: {'because ' * 62}")
+    history = many_promotions.history()
+    assert history[0].startswith("champion 59 -> 60, promoted: because")
+    assert history[0].endswith("…")
+    assert {len(line) for line in history} == {300}
+    assert 15 < len(history) < 60
+    assert len("\n".join(history)) <= 5000
+
+
+def test_no_word_of_what_is_said_holds_the_password_of_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the error, nor what is chained to it and printed in a log, where nobody listens at the address."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    away = Registry("http://ada:a-secret-word@127.0.0.1:9", "shop", "shop", Path("artifacts"))
+    with pytest.raises(RegistryError, match=r"MLflow at http://127.0.0.1:9 does not answer") as refused:
+        away.versions()
+    said = "".join(traceback.format_exception(refused.value))
+    assert "API request to http://127.0.0.1:9/" in said
+    assert "a-secret-word" not in said
+
+
 @pytest.mark.parametrize("gone", ["artifacts/student/head.safetensors", "artifacts/student", "."])
 def test_a_version_whose_files_are_gone_says_so(registry: Registry, gone: str, tmp_path: Path) -> None:
     """Whether one file or all of them are lost: a training error with the ways out, and it heals when they return."""
@@ -122,7 +167,9 @@ def test_a_version_whose_files_are_gone_says_so(registry: Registry, gone: str, t
     lost, kept = (folder / gone).resolve(), tmp_path / "kept"
     shutil.move(lost, kept)
     try:
-        with pytest.raises(TrainingError, match=r"version 2 .*another version, or retrain"):
+        with pytest.raises(
+            TrainingError, match=r"version 2 .*flywheel retrain` and `flywheel promote --force REASON"
+        ):
             registry.load("2")
         assert registry.load("1")
     finally:

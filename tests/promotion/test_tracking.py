@@ -158,6 +158,30 @@ def test_figures_are_kept_and_the_report_draws_the_same_from_the_facts(left: Lef
     assert drawn.keys() == {"calibration", "slices", "labels", "teacher", "curve"}
 
 
+def test_candidates_can_be_looked_at_side_by_side(left: Left) -> None:
+    """Each has its confusion under the name of the winner's own, and the same rows as its input."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(left.project.tracking_uri)
+    for run in left.below.values():
+        assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["confusion-category.png"]
+    inputs = [run.inputs.dataset_inputs for run in (left.parent, *left.below.values())]
+    assert {(one.dataset.name, one.dataset.digest) for [one] in inputs} == {
+        ("training snapshot", left.records[-1].snapshot.fingerprint[:36])
+    }
+
+
+def test_the_version_says_what_it_is_and_what_it_is_worth(left: Left) -> None:
+    """Its description is the retrain's, numbers included; its tags can be filtered by."""
+    from mlflow import MlflowClient
+
+    version = MlflowClient(left.project.tracking_uri).get_model_version("tiny", "2")
+    assert version.description == left.parent.data.tags["mlflow.note.content"]
+    assert f"{left.records[-1].metrics['gold.category.top1']:.1%}" in version.description
+    assert {"student", "coverage", "against"} <= version.tags.keys()
+    assert version.run_id == left.parent.info.run_id
+
+
 def test_the_experiment_says_what_it_holds(left: Left) -> None:
     """Its kind, and in words how its runs are to be read."""
     from mlflow import MlflowClient
