@@ -22,6 +22,8 @@ DEFAULTS = {
     "PREFECT_LOGGING_TO_API_ENABLED": "true",
     "DO_NOT_TRACK": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    # By itself its client tries for four minutes at each call; whole steps are tried again here (tasks/retries.py).
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -45,6 +47,8 @@ def prepare(verbose: bool = False) -> None:
     os.environ.setdefault("PREFECT_LOGGING_SERVER_LEVEL", "ERROR")
     if "PREFECT_API_URL" not in os.environ and (url := running_api()):
         os.environ["PREFECT_API_URL"] = url
+        # So that the page of a run that a command starts has the same links and figures as the worker's.
+        os.environ.setdefault("FLYWHEEL_MLFLOW_UI", _of_stack("mlflow_ui"))
 
 
 def end_orphaned_servers() -> int:
@@ -78,11 +82,16 @@ def stack_file() -> Path:
 
 def running_api() -> str | None:
     """The API address of `flywheel up`'s Prefect server, if it accepts connections."""
+    url = _of_stack("prefect_api")
+    return url if url and answers(url) else None
+
+
+def _of_stack(name: str) -> str:
+    """An address that `flywheel up` wrote down; empty where there is none."""
     try:
-        url = str(json.loads(stack_file().read_text(encoding="utf-8"))["prefect_api"])
+        return str(json.loads(stack_file().read_text(encoding="utf-8"))[name])
     except (OSError, ValueError, KeyError):
-        return None
-    return url if answers(url) else None
+        return ""
 
 
 def answers(url: str, timeout_seconds: float = 0.5) -> bool:

@@ -6,6 +6,7 @@ Knows nothing of what the settings are used for; domain functions take values ou
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import cached_property
@@ -18,8 +19,12 @@ from tasks.errors import ConfigError
 from tasks.moved import with_moved
 from tasks.taxonomy import Taxonomy, load_taxonomy, read_yaml
 
+TRACKING_URI = "FLYWHEEL_TRACKING_URI"
+"""Names MLflow for every project whose file does not: its database (PostgreSQL) or a server."""
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 OpenShare = Annotated[float, Field(gt=0.0, lt=1.0)]
+Approval = Literal["automatic", "human"]
 CANDIDATES = Literal["linear", "mlp", "ensemble", "lda", "gbdt", "finetuned", "timm"]
 
 
@@ -226,18 +231,33 @@ class Finetune(Section):
     learning_rate: float = Field(3e-5, gt=0)
 
 
+class Timm(Section):
+    """How the candidate `timm` is trained where it is pretrained; random weights are always trained in full.
+
+    `frozen` trains the classifier alone, on features computed once; `gradual` unfreezes layers from the top downwards;
+    `auto` is gradual on a GPU and frozen without one.
+    """
+
+    train: Literal["auto", "frozen", "gradual", "full"] = "auto"
+    flip: bool = False  # training images may be mirrored; digits and letters must not
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    weights: str | None = None  # a safetensors file of pretrained ones; None: the model hub's
+
+
 class Student(Section):
     """Which candidates a retrain compares."""
 
     candidates: tuple[CANDIDATES, ...] = ("linear", "mlp", "ensemble")
     ensemble_with: tuple[Literal["mlp", "lda"], ...] = ()  # beside linear head and neighbours
     folds: int = Field(5, ge=2, le=20)
+    full_search_days: float = Field(7.0, ge=0, le=366)  # between them many rows train the winner alone
     timm_model: str = "mobilenetv3_small_100"
     pretrained: bool = True
     epochs: int = Field(12, ge=1)
     image_size: int = Field(96, ge=16, le=512)
     prototypes: int = Field(16, ge=0, le=256)  # a label; an item unlike all is escalated; 0: none
     finetune: Finetune = Finetune()
+    timm: Timm = Timm()
     onnx: bool = False  # each new version's graph is kept with its run, as `flywheel export` writes it
 
     @field_validator("candidates")
@@ -246,6 +266,12 @@ class Student(Section):
         if not candidates or len(set(candidates)) < len(candidates):
             raise ValueError("name at least one candidate, each once")
         return candidates
+
+    @model_validator(mode="after")
+    def _random_weights_are_trained_in_full(self) -> Student:
+        if not self.pretrained and (self.timm.weights or self.timm.train in ("frozen", "gradual")):
+            raise ValueError("pretrained: false leaves timm no weights to start from or to freeze")
+        return self
 
 
 class Cleaning(Section):
@@ -281,7 +307,7 @@ class Routing(Section):
 class Promotion(Section):
     """Who lets a challenger serve, how much worse it may look, and what is kept of those that served."""
 
-    approval: Literal["automatic", "human"] = "automatic"
+    approval: Approval = "automatic"
     approval_hours: float = Field(24.0, gt=0, le=24 * 365)  # to answer in; silence is a refusal
     margin: OpenShare = 0.01
     max_latency_ms: float | None = Field(None, gt=0)  # of 95 % of single items, on the machine that promotes
@@ -289,10 +315,25 @@ class Promotion(Section):
 
 
 class Schedule(Section):
-    """When the wheel turns by itself."""
+    """When the wheel turns by itself, and when somebody looks whether it should turn ahead of that."""
 
     nightly: str | None = "0 2 * * *"
+    monitor: str | None = "15 */4 * * *"
     timezone: str = "UTC"
+
+
+class Monitor(Section):
+    """What counts as drift, and when the wheel is started ahead of its schedule.
+
+    `false_alarms` is the chance that it ever alarms, however often it looks, though nothing changed. By `tolerance` a
+    share may move: coverage down, or items to other scores and labels. `new_labels` since the last training start a
+    nightly run; None never does.
+    """
+
+    false_alarms: OpenShare = 0.05
+    tolerance: float = Field(0.05, ge=0, lt=1)
+    new_labels: int | None = Field(1000, ge=1)
+    quiet_hours: float = Field(24.0, gt=0)  # between two alarms about the same
 
 
 class Storage(Section):
@@ -359,6 +400,7 @@ class Project(Section):
     routing: Routing = Routing()
     promotion: Promotion = Promotion()
     schedule: Schedule = Schedule()
+    monitor: Monitor = Monitor()
     runner: Runner = Runner()
     storage: Storage = Storage()
     mlflow: Mlflow = Mlflow()
@@ -411,13 +453,15 @@ class Project(Section):
 
     @property
     def database_url(self) -> str:
-        """SQLAlchemy URL of the project's database."""
-        return self.storage.database or f"sqlite:///{self.root / 'flywheel.db'}"
+        """SQLAlchemy URL of the project's database: the file's, else the environment's, else SQLite under root."""
+        default = os.environ.get("FLYWHEEL_DATABASE_URL") or f"sqlite:///{self.root / 'flywheel.db'}"
+        return self.storage.database or default
 
     @property
     def tracking_uri(self) -> str:
-        """MLflow's tracking and registry address."""
-        return self.mlflow.tracking_uri or f"sqlite:///{(self.home / 'var' / 'mlflow.db').absolute()}"
+        """MLflow's tracking and registry address: the file's, else the environment's, else SQLite under `var/`."""
+        beside = f"sqlite:///{(self.home / 'var' / 'mlflow.db').absolute()}"
+        return with_driver(self.mlflow.tracking_uri or os.environ.get(TRACKING_URI) or beside, "psycopg")
 
     @property
     def experiment(self) -> str:
@@ -436,6 +480,12 @@ class Project(Section):
             return self
         return self.model_copy(update={"teacher": self.teacher.model_copy(update={"budget_usd": usd})})
 
+    def with_approval(self, approval: Approval | None) -> Project:
+        """The same settings with another way of promoting; None leaves them as they are."""
+        if approval is None:
+            return self
+        return self.model_copy(update={"promotion": self.promotion.model_copy(update={"approval": approval})})
+
     def price_of(self, model: Model) -> Price:
         """What a model costs: its own price, else that of the price table, else nothing."""
         return model.price or self.prices.get(model.model) or Price()
@@ -451,6 +501,11 @@ class Project(Section):
         """An input path of the project file: relative ones start at the YAML's folder."""
         path = Path(written).expanduser()
         return path if path.is_absolute() else self.file.parent / path
+
+
+def with_driver(url: str, driver: str | None) -> str:
+    """A URL of PostgreSQL with that driver (None: without one), whichever it names; any other URL as it is."""
+    return re.sub(r"^postgres(ql)?(\+\w+)?://", f"postgresql{f'+{driver}' if driver else ''}://", url)
 
 
 def flywheel_home() -> Path:

@@ -151,12 +151,14 @@ def read_sql(url: str, query: str) -> pl.DataFrame:
     Raises:
         InputError: the database or the query fails.
     """
-    from sqlalchemy import create_engine, make_url, text
+    from sqlalchemy import create_engine, text
     from sqlalchemy.exc import SQLAlchemyError
+
+    from tasks.database_urls import without_password
 
     shown = "source.items"
     try:
-        shown = make_url(url).render_as_string(hide_password=True)
+        shown = without_password(url)
         engine = create_engine(url)
         try:
             with engine.connect() as connection:

@@ -43,6 +43,8 @@ for name in (
     "PREFECT_API_KEY",
     "MLFLOW_TRACKING_URI",
     "FLYWHEEL_PROJECT",
+    "FLYWHEEL_DATABASE_URL",
+    "FLYWHEEL_TRACKING_URI",
     "OPENAI_API_KEY",
     "OPENROUTER_API_KEY",
 ):
@@ -68,6 +70,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 LONGEST_FIRST = (
     "test_demo.py",
     "test_readme.py",
+    "test_kills.py",
     "test_stack.py",
     "test_schedule.py",
     "test_commands_watch.py",

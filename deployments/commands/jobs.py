@@ -9,6 +9,7 @@ import click
 from deployments.output import DONE, INCOMPLETE, Outcome, command, shown
 
 if TYPE_CHECKING:
+    from tasks.project import Approval
     from tasks.records import Adjudicated, Snapshot
 
 
@@ -104,12 +105,13 @@ def clean_command(project: str) -> Outcome:
 
 
 @click.command(name="retrain")
+@click.option("--full", is_flag=True, help="Compare all candidates, whenever that was last done.")
 @command()
-def retrain_command(project: str) -> Outcome:
+def retrain_command(project: str, full: bool) -> Outcome:
     """Train the candidates, certify thresholds, register the winner as challenger."""
     from flows.retrain import retrain
 
-    record = retrain(project)
+    record = retrain(project, full)
     metrics = {
         name: f"{value:.3f}" for name, value in record.metrics.items() if not name.endswith(("top3", "top5"))
     }
@@ -219,12 +221,23 @@ def _trained(retrained: dict[str, Any] | None) -> str:
 
 
 @click.command(name="nightly")
+@click.option("--limit", type=click.IntRange(min=1), help="Ask about at most so many unlabelled items.")
+@click.option(
+    "--budget-usd", type=click.FloatRange(min=0, min_open=True), help="The most that this run may spend."
+)
+@click.option(
+    "--approval",
+    type=click.Choice(["automatic", "human"]),
+    help="Instead of the project's promotion.approval.",
+)
 @command()
-def nightly_command(project: str) -> Outcome:
+def nightly_command(
+    project: str, limit: int | None, budget_usd: float | None, approval: Approval | None
+) -> Outcome:
     """Route new traffic, label what is owed, embed, clean, retrain, recalibrate, promote, report."""
     from flows.nightly import nightly
 
-    done = nightly(project)
+    done = nightly(project, limit, budget_usd, approval)
     labelled = done["label"]  # what was given up is for a person, and no reason to ring every night
     left = (
         labelled["unlabelled_left"] - labelled["no_answer"]
@@ -246,4 +259,6 @@ def nightly_command(project: str) -> Outcome:
         )
     if done["label"]["waiting"]:
         text += f"\n{done['label']['waiting']:,} requests wait in batches for the next night"
+    looked = done["monitor"]["signals"] if done["changed"] else {}
+    text = "\n".join([text, *(signal["says"] for signal in looked.values() if signal["alarms"])])
     return Outcome(done, text, INCOMPLETE if left else DONE)

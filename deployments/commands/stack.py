@@ -91,7 +91,12 @@ def teacher_sim_command(
 @click.command(name="up")
 @click.option("--prefect-port", default=4200, show_default=True)
 @click.option("--mlflow-port", default=5000, show_default=True)
-@click.option("--host", default="127.0.0.1", show_default=True, help="Loopback unless you know better.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Loopback unless you know better: browsers elsewhere also need FLYWHEEL_MLFLOW_UI (http://NAME:5000).",
+)
 @click.option("--conf", default="conf", show_default=True, type=click.Path(file_okay=False, path_type=Path))
 @command(needs_project=False)
 def up_command(prefect_port: int, mlflow_port: int, host: str, conf: Path) -> Outcome:

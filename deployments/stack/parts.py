@@ -12,11 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from deployments.stack.databases import PREFECT_DATABASE, Databases
 from deployments.stack.processes import Part
 from tasks.errors import ConfigError
+from tasks.project import with_driver
 
 POOL = "flywheel"
 JOBS_AT_ONCE = max(2, (os.cpu_count() or 1) // 4)
+FILES = Databases()
+MLFLOW_UI = "FLYWHEEL_MLFLOW_UI"
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 
@@ -92,8 +96,10 @@ def _bound(host: str, port: int, option: str) -> socket.socket:
     return probe
 
 
-def prefect_server(addresses: Addresses, environment: Mapping[str, str], home: Path) -> Part:
-    """Prefect's API, scheduler and UI in one process; its database lies under `var/prefect-server`."""
+def prefect_server(
+    addresses: Addresses, environment: Mapping[str, str], home: Path, databases: Databases = FILES
+) -> Part:
+    """Prefect's API, scheduler and UI in one process; a file as its database lies under `var/prefect-server`."""
     own = {
         "PREFECT_HOME": str(home / "var" / "prefect-server"),
         "PREFECT_SERVER_API_HOST": addresses.host,
@@ -105,6 +111,8 @@ def prefect_server(addresses: Addresses, environment: Mapping[str, str], home: P
         "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
         "PREFECT_LOGGING_LEVEL": "WARNING",
     }
+    if databases.for_prefect is not None:
+        own["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = databases.for_prefect
     chosen = "PREFECT_UI_API_URL"
     if chosen in environment:
         own[chosen] = environment[chosen]
@@ -112,15 +120,22 @@ def prefect_server(addresses: Addresses, environment: Mapping[str, str], home: P
     return _part("prefect-server", command, environment, own, home, f"{addresses.prefect_api}/health")
 
 
-def mlflow_server(addresses: Addresses, environment: Mapping[str, str], home: Path) -> Part:
+def mlflow_server(
+    addresses: Addresses, environment: Mapping[str, str], home: Path, databases: Databases = FILES
+) -> Part:
     """MLflow over the very database and folder that jobs write into directly."""
     artifacts = str(home / "var" / "mlartifacts")
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
     command += ["--host", addresses.host, "--port", str(addresses.mlflow_port)]
-    command += ["--backend-store-uri", f"sqlite:///{home / 'var' / 'mlflow.db'}"]
     command += ["--default-artifact-root", artifacts, "--artifacts-destination", artifacts]
-    # Its job runner is for judging traces with language models: five more processes that nobody here asks.
-    own = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    own = {
+        # Not on the command line, which everybody on the machine can read: a password may stand in it.
+        "MLFLOW_BACKEND_STORE_URI": with_driver(
+            databases.mlflow or f"sqlite:///{home / 'var' / 'mlflow.db'}", "psycopg"
+        ),
+        # Its job runner is for judging traces with language models: five more processes that nobody here asks.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
     return _part("mlflow-server", command, environment, own, home, f"{addresses.mlflow}/health")
 
 
@@ -130,7 +145,8 @@ def worker(environment: Mapping[str, str], home: Path) -> Part:
     How many at a time is the pool's limit: with a limit of its own a worker falls over a suspended run that is resumed
     before its first process has ended (Prefect 3.8).
     """
-    own = {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_WORKER_QUERY_SECONDS": "5"}
+    query = "PREFECT_WORKER_QUERY_SECONDS"
+    own = {"PREFECT_LOGGING_LEVEL": "INFO", query: environment.get(query, "5")}
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
     command += ["--name", f"flywheel on {socket.gethostname()}"]
     return _part("worker", command, environment, own, home, None)
@@ -138,11 +154,13 @@ def worker(environment: Mapping[str, str], home: Path) -> Part:
 
 def environment_of(addresses: Addresses, home: Path) -> dict[str, str]:
     """What all parts, and through the worker all jobs, find in their environment."""
+    inherited = {name: value for name, value in os.environ.items() if name != PREFECT_DATABASE}
     return {
-        **os.environ,
+        **inherited,
         "FLYWHEEL_HOME": str(home),
         "PREFECT_API_URL": addresses.prefect_api,
-        "FLYWHEEL_MLFLOW_UI": addresses.mlflow,  # what links on a run's page begin with
+        # What links on a run's page begin with; a browser on another machine knows this one by a name of its own.
+        MLFLOW_UI: inherited.get(MLFLOW_UI) or addresses.mlflow,
         "PYTHONUNBUFFERED": "1",
         # Jobs work in the home folder, where a `tasks` of somebody else's must not stand before ours.
         "PYTHONSAFEPATH": "1",

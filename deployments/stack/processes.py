@@ -21,7 +21,7 @@ from tasks.errors import FlywheelError
 
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
-SETTLED_SECONDS = 60.0  # who ran so long starts again at once, however often it fell before
+SETTLED_SECONDS = 10.0  # who ran so long starts again at once, however often it fell before
 SILENT_SECONDS = 180.0  # a server that runs but has not answered for so long hangs
 LOG_BYTES = 20_000_000
 

@@ -5,6 +5,7 @@ Knows nothing of Prefect.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,15 @@ def project_files(conf: Path) -> Iterator[Path]:
             continue
         if wrong or (isinstance(content, dict) and len(TELLING & set(content)) > 1):
             yield file
+
+
+def is_readable(conf: Path) -> bool:
+    """Whether the files of the folder can be seen; not those of one that is just being replaced, say."""
+    try:
+        with os.scandir(conf):
+            return os.access(conf, os.X_OK)
+    except OSError:
+        return False
 
 
 def fingerprint(conf: Path) -> frozenset[tuple[str, int, int]]:

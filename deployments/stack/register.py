@@ -1,4 +1,4 @@
-"""Registers the deployments: every job of every project file, the nightly one with its schedule.
+"""Registers the deployments: every job of every project file, two with a schedule, and what events start them.
 
 A short-lived program (`python -m deployments.stack.register CONF API`), so that `flywheel up` need not carry what the
 flows import. It prints one JSON object and knows nothing of the processes around it.
@@ -11,14 +11,17 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
+from deployments.stack.automations import automate, automations_held, forget
+from deployments.stack.form import form_of
 from deployments.stack.parts import JOBS_AT_ONCE, POOL
 from deployments.stack.processes import answers_ok
-from deployments.stack.projects import find_projects
+from deployments.stack.projects import Found, find_projects, is_readable
 from tasks.errors import ConfigError
 from tasks.project import Project, flywheel_home
 
@@ -38,7 +41,9 @@ JOBS = {
     "rollback": "flows.promote",
     "route": "flows.route",
     "report": "flows.report",
+    "monitor": "flows.monitor",
 }
+SCHEDULED = ("nightly", "monitor")
 TAG = "flywheel"
 SERVER_WAIT_SECONDS = 180.0
 
@@ -53,32 +58,43 @@ class Registered:
 
 
 def register_all(conf: Path, client: SyncPrefectClient, home: Path) -> Registered:
-    """Afterwards the server holds a deployment of every job for every project that loads.
+    """Afterwards the server holds a deployment of every job for every project that loads, and its automations.
 
     What is there and unchanged stays untouched, so a schedule that somebody paused in the UI stays paused. A broken
-    project file keeps what it had; a project whose file is gone loses its deployments, not its runs.
+    project file keeps what it had; a project whose file is gone, or has another name now, loses deployments and
+    automations, not its runs. A folder that is away takes nothing with it.
     """
     found = find_projects(conf)
     done = Registered(broken=list(found.broken))
     make_pool(client)
-    held = _held(client)
+    held, automations = _held(client), automations_held(client)
     for project in found.projects:
         try:
-            schedule = cron_of(project)
+            schedules = {job: cron_of(project, job) for job in SCHEDULED}
         except ConfigError as error:
             done.broken.append(str(error))
             continue
-        for job in JOBS:
-            register(client, job, project, schedule, home, held.get(f"{job}/{project.project}"))
+        deployments = {
+            job: register(
+                client, job, project, schedules.get(job), home, held.get(f"{job}/{project.project}")
+            )
+            for job in JOBS
+        }
+        automate(client, project.project, deployments, automations)
         turns = (
-            f"nightly {project.schedule.nightly} {project.schedule.timezone}" if schedule else "no schedule"
+            f"nightly {project.schedule.nightly} {project.schedule.timezone}"
+            if schedules["nightly"]
+            else "no schedule"
         )
         done.projects.append(f"{project.project} ({turns})")
-    for name, deployment in held.items():
-        file = (deployment.parameters or {}).get("project")
-        if file and not Path(str(file)).exists():
-            client.delete_deployment(deployment.id)
-            done.removed.append(name)
+    gone = _gone(held, found)
+    if gone and not is_readable(conf):
+        done.broken.append(f"{conf}: the folder is away; what was registered from it stays")
+        gone = {}
+    for name, deployment in gone.items():
+        client.delete_deployment(deployment.id)
+        done.removed.append(name)
+    forget(client, {name.partition("/")[2] for name in done.removed}, automations)
     return done
 
 
@@ -89,38 +105,34 @@ def register(
     schedule: CronSchedule | None,
     home: Path,
     held: DeploymentResponse | None = None,
-) -> None:
-    """Afterwards `job/PROJECT` stands on the server as this version of the code and the file want it.
+) -> UUID:
+    """Afterwards `job/PROJECT` stands on the server as this version of the code and the file want it; returns its id.
 
-    Jobs are imported from the installed packages and work in the flywheel's home. One nightly at a time: what piled
-    up while nothing ran is cancelled but for one. Two other jobs of a project take turns by its lease (flows/job.py).
+    Jobs are imported from the installed packages and work in the flywheel's home. One nightly at a time, and one look:
+    what piled up while nothing ran is cancelled but for one. Other jobs of a project take turns by its lease
+    (flows/job.py).
     """
     from prefect.client.schemas.actions import DeploymentScheduleCreate
     from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions
-    from prefect.utilities.callables import parameter_schema
 
     flow = getattr(importlib.import_module(JOBS[job]), job)
-    is_loop = job == "nightly"
-    form = parameter_schema(flow).model_dump(exclude_unset=True)
-    # A deployment is one project's: the form shows which, and the server refuses any other, as it does unknown fields.
-    form["additionalProperties"] = False
-    form["properties"]["project"] |= {"enum": [str(project.file)], "default": str(project.file)}
+    is_loop = job in SCHEDULED
     specification: dict[str, Any] = {
         "entrypoint": f"{JOBS[job]}.{job}",
         "parameters": {"project": str(project.file)},
         "description": flow.description,
         "tags": [TAG, project.project],
         "job_variables": {"command": f"{sys.executable} -m prefect.engine", "working_dir": str(home)},
-        "parameter_openapi_schema": form,
+        "parameter_openapi_schema": form_of(flow, str(project.file)),
         "enforce_parameter_schema": True,
         "concurrency_limit": 1 if is_loop else None,
     }
     timed = schedule.model_dump(mode="json") if schedule and is_loop else None
     version = _hash([specification, timed, is_loop])
     if held is not None and held.version == version and held.work_pool_name == POOL:
-        return
+        return held.id
     goes_on = not held or not held.schedules or any(one.active for one in held.schedules)
-    client.create_deployment(
+    return client.create_deployment(
         flow_id=client.create_flow_from_name(flow.name),
         name=project.project,
         version=version,
@@ -136,8 +148,8 @@ def register(
     )
 
 
-def cron_of(project: Project) -> CronSchedule | None:
-    """The project's schedule, or None if it has none.
+def cron_of(project: Project, job: str = "nightly") -> CronSchedule | None:
+    """The project's schedule of a job, or None if it has none.
 
     Raises:
         ConfigError: no cron line, or no such time zone.
@@ -145,13 +157,14 @@ def cron_of(project: Project) -> CronSchedule | None:
     from prefect.client.schemas.schedules import CronSchedule
     from pydantic import ValidationError
 
-    if project.schedule.nightly is None:
+    cron = getattr(project.schedule, job)
+    if cron is None:
         return None
     try:
-        return CronSchedule(cron=project.schedule.nightly, timezone=project.schedule.timezone)
+        return CronSchedule(cron=cron, timezone=project.schedule.timezone)
     except ValidationError as error:
         detail = error.errors()[0]
-        place = "schedule.timezone" if "timezone" in detail["loc"] else "schedule.nightly"
+        place = "schedule.timezone" if "timezone" in detail["loc"] else f"schedule.{job}"
         problem = detail["msg"].removeprefix("Value error, ")
         raise ConfigError(project.file, problem, 'A cron line ("0 2 * * *") or null; UTC.', place) from None
 
@@ -171,6 +184,17 @@ def make_pool(client: SyncPrefectClient) -> None:
         )
     except ObjectAlreadyExists:
         client.update_work_pool(POOL, WorkPoolUpdate(concurrency_limit=JOBS_AT_ONCE))
+
+
+def _gone(held: Mapping[str, DeploymentResponse], found: Found) -> dict[str, DeploymentResponse]:
+    """Those whose project nobody is any longer: its file is gone, or is another project's by now."""
+    names, files = {one.project for one in found.projects}, {str(one.file) for one in found.projects}
+    gone = {}
+    for name, deployment in held.items():
+        file = str((deployment.parameters or {}).get("project") or "")
+        if file and deployment.name not in names and (file in files or not Path(file).exists()):
+            gone[name] = deployment
+    return gone
 
 
 def _held(client: SyncPrefectClient, page: int = 200) -> dict[str, DeploymentResponse]:

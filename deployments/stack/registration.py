@@ -53,7 +53,7 @@ class Registration:
         projects = ", ".join(done["projects"]) or f"none in {self.conf}: `flywheel init` writes one"
         lines = [f"projects  {projects}", *(f"skipped   {sentence}" for sentence in done["broken"])]
         if done["removed"]:
-            lines.append(f"removed   {', '.join(done['removed'])}: the project file is gone")
+            lines.append(f"removed   {', '.join(done['removed'])}: no project file has that name")
         return lines
 
 

@@ -5,6 +5,7 @@ Knows nothing of how a part is called (parts.py) or kept running (processes.py).
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -14,8 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deployments.stack.databases import DatabaseLock, Databases, databases_of, only_stack_on
 from deployments.stack.parts import (
     JOBS_AT_ONCE,
+    MLFLOW_UI,
     Addresses,
     claim,
     environment_of,
@@ -28,6 +31,7 @@ from deployments.stack.projects import fingerprint
 from deployments.stack.registration import registering
 from deployments.stack.state import end_leftovers, forget_state, only_one, read_state, write_state
 from deployments.stack.zombies import sweep, worker_is_online
+from tasks.errors import ConfigError
 from tasks.project import flywheel_home
 
 START_SECONDS = 240.0
@@ -56,18 +60,21 @@ class Stack:
         Returns what ran where, under `state` either `stopped` or `already running`.
 
         Raises:
-            ConfigError: a port is in use.
+            ConfigError: a port is in use, or so is Prefect's database, now or after it was away.
             StackError: a part did not come up.
         """
         home = flywheel_home()
         with only_one(home) as alone:
             if not alone:
                 return _already_running(say)
+            if os.environ.get(MLFLOW_UI) == read_state().get("mlflow"):
+                os.environ.pop(MLFLOW_UI, None)  # found where a killed one still answered, chosen by nobody
             if left := end_leftovers():
                 say(f"ended what a killed `flywheel up` left running: {', '.join(left)}")
+            databases = databases_of(os.environ)
             addresses = claim(self.host, self.prefect_port, self.mlflow_port)
-            running = _Running(self, addresses, home, _unbreakable(say))
-            with self._signals():
+            with only_stack_on(databases.prefect) as lock, self._signals():
+                running = _Running(self, addresses, home, _unbreakable(say), databases, lock)
                 try:
                     running.start()
                     running.keep_up()
@@ -92,17 +99,27 @@ class Stack:
 class _Running:
     """The parts of one stack, from their start to their end."""
 
-    def __init__(self, stack: Stack, addresses: Addresses, home: Path, say: Say) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        addresses: Addresses,
+        home: Path,
+        say: Say,
+        databases: Databases,
+        lock: DatabaseLock,
+    ) -> None:
         environment = environment_of(addresses, home)
         self.stack, self.addresses, self.say = stack, addresses, say
-        self.prefect = Supervised(prefect_server(addresses, environment, home))
-        self.mlflow = Supervised(mlflow_server(addresses, environment, home))
+        self.databases, self.lock = databases, lock
+        self.prefect = Supervised(prefect_server(addresses, environment, home, databases))
+        self.mlflow = Supervised(mlflow_server(addresses, environment, home, databases))
         self.worker = Supervised(worker(environment, home))
         self.parts = [self.prefect, self.mlflow, self.worker]
         self.body = {
             "prefect_api": addresses.prefect_api,
             "prefect_ui": addresses.prefect_ui,
             "mlflow": addresses.mlflow,
+            "mlflow_ui": environment[MLFLOW_UI],
         }
         self.began = time.monotonic()
         self.unswept: str | None = None
@@ -111,6 +128,8 @@ class _Running:
         """Afterwards all parts are up and the deployments registered, or the end was asked for."""
         say, ending, api = self.say, self.stack.ending, self.addresses.prefect_api
         say(f"starting; logs are in {self.worker.part.log.parent}")
+        if self.databases.shown is not None:
+            say(f"databases {self.databases.shown}")
         self.prefect.start()
         self.mlflow.start()
         self._write(ready=False)
@@ -139,7 +158,11 @@ class _Running:
             say(f"ready after {time.monotonic() - self.began:.0f} s; Ctrl-C stops all of it")
 
     def keep_up(self) -> None:
-        """Until the end is asked for: what falls is started again, a changed project file is registered."""
+        """Until the end is asked for: what falls is started again, a changed project file is registered.
+
+        Raises:
+            ConfigError: Prefect's database was away, and another stack took it.
+        """
         known, looked = fingerprint(self.stack.conf), time.monotonic()
         while not self.stack.ending.wait(LOOK_SECONDS):
             for part in self.parts:
@@ -151,6 +174,7 @@ class _Running:
             if time.monotonic() - looked < CONF_SECONDS:
                 continue
             looked = time.monotonic()
+            self.lock.holds()
             for part in self.parts:
                 part.trim_log()
                 if happened := part.end_if_hung():
@@ -167,7 +191,8 @@ class _Running:
         self.say("stopping")
         stop([self.worker], JOBS_GRACE_SECONDS, self.stack.hurry)
         if self.prefect.process is not None and self.prefect.answers():
-            self._sweep("`flywheel up` was stopped while this run was on")
+            with suppress(ConfigError):  # another stack's runs by now, and not ours to judge
+                self._sweep("`flywheel up` was stopped while this run was on")
         stop([self.prefect, self.mlflow], SERVERS_GRACE_SECONDS, self.stack.hurry)
 
     def _wait(self, part: Supervised, ready: Callable[[], bool]) -> None:
@@ -192,7 +217,9 @@ class _Running:
 
     def _sweep(self, reason: str) -> None:
         try:
-            names = sweep(self.addresses.prefect_api, reason)
+            if not self.lock.holds():
+                raise OSError("Prefect's database is away")
+            names = sweep(self.addresses.prefect_api, reason, self._worker_since())
         except OSError as error:
             if self.unswept is None:
                 self.say(f"runs without a process cannot be looked up yet ({error})")
@@ -201,6 +228,12 @@ class _Running:
         self.unswept = None
         if names:
             self.say(f"crashed   {', '.join(names)}: {reason}")
+
+    def _worker_since(self) -> float | None:
+        """When the worker that is at work was started, in seconds since 1970; None while none is."""
+        if self.worker.process is None or self.worker.exit_code() is not None:
+            return None
+        return time.time() - (time.monotonic() - self.worker.started_at)
 
     def _write(self, ready: bool) -> None:
         write_state(self.body | {"ready": ready}, self.parts)

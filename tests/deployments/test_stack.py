@@ -18,10 +18,10 @@ import psutil
 import pytest
 
 from deployments.environment import running_api
-from deployments.stack.parts import Addresses, claim
+from deployments.stack.parts import MLFLOW_UI, Addresses, claim, environment_of
 from deployments.stack.processes import FIRST_PAUSE_SECONDS, Part, StackError, Supervised, answers_ok, stop
 from deployments.stack.projects import find_projects, fingerprint
-from deployments.stack.register import JOBS, cron_of
+from deployments.stack.register import JOBS, SCHEDULED, cron_of
 from deployments.stack.state import end_leftovers, forget_state, only_one, read_state, write_state
 from tasks.errors import ConfigError
 from tasks.project import load_project
@@ -125,14 +125,16 @@ def test_a_changed_a_new_and_a_deleted_file_are_noticed(tiny_project: Callable[.
     [
         ({"nightly": "99 * * * *"}, "schedule.nightly"),
         ({"nightly": "0 2 * * *", "timezone": "Mars/Base"}, "schedule.timezone"),
+        ({"monitor": "now and then"}, "schedule.monitor"),
     ],
 )
 def test_a_schedule_that_is_none_is_refused_with_its_place(
     tiny_project: Callable[..., Path], schedule: dict[str, str], place: str
 ) -> None:
     """A bad cron line or time zone is the project file's mistake, and said as one."""
+    project = load_project(tiny_project(schedule=schedule))
     with pytest.raises(ConfigError) as refused:
-        cron_of(load_project(tiny_project(schedule=schedule)))
+        [cron_of(project, job) for job in SCHEDULED]
     assert refused.value.path == place
 
 
@@ -196,6 +198,17 @@ def test_addresses_can_be_called_from_this_machine(host: str, called: str, loopb
     addresses = Addresses(host, 1, 2)
     assert addresses.mlflow == f"http://{called}:2"
     assert addresses.is_loopback == loopback
+
+
+def test_links_begin_with_the_address_that_browsers_use(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The server's own, unless the environment names another, as where it listens for other machines."""
+    addresses = Addresses("0.0.0.0", 1, 2)
+    monkeypatch.delenv(MLFLOW_UI, raising=False)
+    assert environment_of(addresses, tmp_path)[MLFLOW_UI] == "http://127.0.0.1:2"
+    monkeypatch.setenv(MLFLOW_UI, "http://models.example:5000")
+    assert environment_of(addresses, tmp_path)[MLFLOW_UI] == "http://models.example:5000"
 
 
 # --- processes -----------------------------------------------------------------------------------------------------

@@ -152,6 +152,7 @@ def test_a_missing_section_is_named(tmp_path: Path, section: str) -> None:
         ({"routing": {"fallback": "guess"}}, "routing.fallback"),
         ({"routing": {"partial": "sometimes"}}, "routing.partial"),
         ({"student": {"prototypes": -1}}, "student.prototypes"),
+        ({"student": {"full_search_days": -1}}, "student.full_search_days"),
         ({"teacher": {"passes": 0}}, "teacher.passes"),
         ({"teacher": {"concurrency": "many"}}, "teacher.concurrency"),
         ({"teacher": {"budget_usd": -1}}, "teacher.budget_usd"),
@@ -175,6 +176,12 @@ def test_a_missing_section_is_named(tmp_path: Path, section: str) -> None:
         ({"source": None}, "source"),
         ({"runner": "cluster"}, "runner"),
         ({"promotion": {"margin": 0}}, "promotion.margin"),
+        ({"monitor": {"false_alarms": 0}}, "monitor.false_alarms"),
+        ({"monitor": {"tolerance": 1}}, "monitor.tolerance"),
+        ({"monitor": {"tolerance": -0.1}}, "monitor.tolerance"),
+        ({"monitor": {"new_labels": 0}}, "monitor.new_labels"),
+        ({"monitor": {"quiet_hours": 0}}, "monitor.quiet_hours"),
+        ({"schedule": {"monitor": 4}}, "schedule.monitor"),
     ],
 )
 def test_a_bad_value_is_refused_with_its_place(
