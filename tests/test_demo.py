@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.demo_run import Demo, demo
+from tests.test_notebooks import NOTEBOOKS, run
 from tests.test_readme import README
 
 __all__ = ["demo"]
@@ -58,3 +59,15 @@ def test_the_demos_report_is_one_page_with_its_figures(demo: Demo) -> None:
     assert page.count("data:image") >= 3
     assert "What is taken for what" in page
     assert "scalat" in page
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+def test_a_notebook_runs_on_what_the_demo_left(demo: Demo, file: Path) -> None:
+    """Every cell runs without a warning, and every cell that ends with a figure shows one."""
+    cells = [cell for cell in run(file, demo.home) if cell.cell_type == "code"]
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert [output.text for output in outputs if output.get("name") == "stderr"] == []
+    drawing = [cell for cell in cells if cell.source.endswith("\nfigure")]
+    assert len(drawing) >= 4
+    blank = [cell.source for cell in drawing if "image/png" not in cell.outputs[0].data]
+    assert blank == []
