@@ -33,7 +33,7 @@ def shell_blocks() -> Iterator[tuple[str, list[str]]]:
 def test_the_two_commands_are_targets_of_the_makefile() -> None:
     """`make demo` is what the demo fixture runs, and `make test` runs these tests."""
     first = next(commands for _, commands in shell_blocks())
-    assert first == ["make demo", "make test"]
+    assert first == ["make demo", "make test", "make up"]
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.search(r"^demo: \.venv/installed\n\t\.venv/bin/flywheel demo$", makefile, re.MULTILINE)
     assert re.search(r"^test: \.venv/installed\n\t\.venv/bin/python -m pytest tests", makefile, re.MULTILINE)

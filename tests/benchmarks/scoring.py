@@ -71,7 +71,7 @@ def trained(kind: str) -> Any:
     leaves = tuple(f"upper {a} > middle {b} > leaf {c}" for a, b, c in paths)
     heads: dict[str, Callable[[], Any]] = {
         "linear": lambda: LinearHead(10.0),
-        "mlp": lambda: MlpHead(4),
+        "mlp": lambda: MlpHead(12),
         "ensemble": lambda: EnsembleHead(10.0, share=0.3),
     }
     X, y = vectors(3_000, seed=1)
