@@ -474,7 +474,7 @@ def test_a_retrain_waits_for_an_mlflow_that_is_away(stack: Stack, steady: dict[s
 
 
 def test_the_last_word_is_a_rollback_by_hand(stack: Stack, steady: dict[str, Any]) -> None:
-    """Where the gate refused the night's version, a form with a reason lets it serve; another one gives its place back."""
+    """Where the gate refused the night's version a form with a reason lets it serve; another gives its place back."""
     registry = registry_of(stack.project("shaken"))
     if registry.alias("champion") == "1":
         stack.done("promote", "shaken", force_reason="a fire drill")
