@@ -13,6 +13,7 @@ import socket
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -148,6 +149,30 @@ def prefect_server() -> Iterator[None]:
 
     with prefect_test_harness(server_startup_timeout=180):
         yield
+        _no_events_under_way()
+
+
+@contextmanager
+def on_server(api: str) -> Iterator[None]:
+    """Flows that this process runs in the block run on another server than the session's.
+
+    A process sends events over one connection, whichever server is meant: it is closed while its server still stands,
+    because whoever waits for events to reach one that has ended waits for ever (Prefect 3.8).
+    """
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    _no_events_under_way()
+    with temporary_settings({PREFECT_API_URL: api}):
+        try:
+            yield
+        finally:
+            _no_events_under_way()
+
+
+def _no_events_under_way() -> None:
+    from prefect.events.worker import EventsWorker
+
+    EventsWorker.drain_all(timeout=60)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import pytest
 from prefect import flow
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlalchemy import select
 
 from deployments.stack.parts import claim, environment_of, prefect_server, worker
@@ -24,6 +23,7 @@ from tasks.promotion.tracking import registry_of
 from tasks.records import Promoted
 from tasks.store import open_store, schema
 from tasks.store.runs import working
+from tests.conftest import on_server
 from tests.promotion.shop import a_shop, a_version
 
 pytestmark = pytest.mark.slow
@@ -235,7 +235,7 @@ def nights(stack: Stack, project: Project, times: int) -> list[Promoted]:
     def night() -> list[Promoted]:
         return [promote(str(project.file)) for _ in range(times)]
 
-    with temporary_settings({PREFECT_API_URL: stack.api}), pytest.MonkeyPatch.context() as patch:
+    with on_server(stack.api), pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLYWHEEL_HOME", str(project.home))
         return night()
 

@@ -24,7 +24,6 @@ import psutil
 import psycopg
 import pytest
 import yaml
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlalchemy import func, select
 
 from deployments.stack.databases import PREFECT_DATABASE
@@ -39,7 +38,7 @@ from tasks.store import Store, open_store, schema
 from tasks.store.database import get_meta
 from tasks.store.labels import effective_labels
 from tasks.store.policies import policy_in_force
-from tests.conftest import write_tiny_project
+from tests.conftest import on_server, write_tiny_project
 from tests.flows.conftest import recorded
 
 pytestmark = pytest.mark.stack
@@ -251,7 +250,7 @@ def steady(stack: Stack, traffic: Path) -> dict[str, Any]:
 
     file = str(stack.project("steady").file)
     with (
-        temporary_settings({PREFECT_API_URL: stack.state["prefect_api"]}),
+        on_server(stack.state["prefect_api"]),
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setenv("FLYWHEEL_HOME", str(stack.home))
