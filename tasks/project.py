@@ -248,7 +248,8 @@ class Student(Section):
     """Which candidates a retrain compares."""
 
     candidates: tuple[CANDIDATES, ...] = ("linear", "mlp", "ensemble")
-    ensemble_with: tuple[Literal["mlp", "lda"], ...] = ()  # beside linear head and neighbours
+    # Averaged beside linear head and neighbours; None: the MLP, where it is a candidate and so trained anyway.
+    ensemble_with: tuple[Literal["mlp", "lda"], ...] | None = None
     folds: int = Field(5, ge=2, le=20)
     full_search_days: float = Field(7.0, ge=0, le=366)  # between them many rows train the winner alone
     timm_model: str = "mobilenetv3_small_100"
@@ -259,6 +260,13 @@ class Student(Section):
     finetune: Finetune = Finetune()
     timm: Timm = Timm()
     onnx: bool = False  # each new version's graph is kept with its run, as `flywheel export` writes it
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """What the ensemble averages beside linear head and neighbours, by shares learned out of fold."""
+        if self.ensemble_with is not None:
+            return self.ensemble_with
+        return ("mlp",) if "mlp" in self.candidates else ()
 
     @field_validator("candidates")
     @classmethod

@@ -151,7 +151,7 @@ def make_challenger(
         (inputs.gold_vectors, inputs.gold_contents),
         starts=routing.starts,
         near=cleaned.strength,
-        ensemble_with=settings.ensemble_with,
+        ensemble_with=settings.averaged,
         prototypes=settings.prototypes,
         finetuning=Finetuning(encoder, encoders_home, **settings.finetune.model_dump()),
         images=ImageTraining(

@@ -36,8 +36,8 @@ LEAST_SHARE = 0.01
 
 LINEAR, NEIGHBOURS = "linear", "neighbours"
 OTHERS = ("mlp", "lda")
-"""What may be averaged beside them; on full data they move accuracy by less than three seeds can tell
-(notebooks/LOG.md), which is why nobody gets them unasked."""
+"""What may be averaged beside them. The MLP errs on other items than they do, and helps most where labels are wrong;
+LDA learns what is systematic in wrong labels (notebooks/LOG.md)."""
 
 Tuned = Mapping[str, tuple[Head, NDArray[np.float32]]]
 """By kind, a head that was tuned and fitted on these very rows, and its out-of-fold probabilities."""
@@ -48,10 +48,10 @@ class EnsembleHead:
 
     Args:
         strength: see `LinearHead`.
-        share: of the neighbours in [0, 1], the linear head having the rest; None lets `tune` (or the first `fit`) learn
-            the shares of all members.
+        share: of the neighbours in [0, 1], the linear head having what all others leave; None lets `tune` (or the first
+            `fit`) learn the shares of all members.
         max_neighbours: rows that vote, drawn at random where there are more; None lets all of them.
-        others: of `OTHERS`, what is averaged beside linear head and neighbours.
+        others: of `OTHERS`, what is averaged beside these two, with its shares where they are known.
         tuned: members that need no training of their own.
 
     Raises:
@@ -65,7 +65,7 @@ class EnsembleHead:
         strength: float | None = None,
         share: float | None = None,
         max_neighbours: int | None = 50_000,
-        others: Sequence[str] = (),
+        others: Sequence[str] | Mapping[str, float] = (),
         tuned: Tuned | None = None,
     ):
         if not set(others) <= set(OTHERS):
@@ -79,7 +79,10 @@ class EnsembleHead:
         self.others: dict[str, Head] = {
             name: self._tuned[name][0] if name in self._tuned else make_head(name) for name in others
         }
-        self.shares = None if share is None else {LINEAR: 1 - share, NEIGHBOURS: share}
+        self.shares: dict[str, float] | None = None
+        if share is not None:
+            theirs = dict(others) if isinstance(others, Mapping) else dict.fromkeys(others, 0.0)
+            self.shares = {LINEAR: 1 - share - sum(theirs.values()), **theirs, NEIGHBOURS: share}
         self.max_neighbours = max_neighbours
         self.temperature = 1.0
         self.reference = np.zeros((0, 0), np.float32)

@@ -143,7 +143,9 @@ def train_candidates(
     for name in names:
         if name not in OWN_INPUTS:
             make_head(name)  # what is not installed is told before anything is trained
-    for name in names:
+    for name in sorted(
+        names, key=lambda name: name == "ensemble"
+    ):  # it takes the others as they were trained
         if name == "timm":
             fitted[name] = _train_images(rows, n_leaves, seed, images)
         elif name == "finetuned":
@@ -153,6 +155,7 @@ def train_candidates(
             fitted[name] = _train_head(untrained, rows, n_leaves, seed)
         if progress is not None:
             progress(len(fitted))
+    fitted = {name: fitted[name] for name in names}
     out_of_fold = {
         name: P
         if rows.apart is None or name in OWN_INPUTS
@@ -181,12 +184,19 @@ def _untrained(
     if name == "linear":
         return LinearHead(chosen.get("strength"), near, starts.get(name, judge))
     if name == "ensemble":
-        share = None if ensemble_with else chosen.get("neighbour_share")
-        ensemble = EnsembleHead(chosen.get("strength"), share, others=ensemble_with, tuned=fitted)
+        left = {other: chosen[f"{other}_share"] for other in ensemble_with if f"{other}_share" in chosen}
+        ensemble = EnsembleHead(
+            chosen.get("strength"),
+            chosen.get("neighbour_share"),
+            others=left if chosen else ensemble_with,
+            tuned=fitted,
+        )
         if "linear" not in fitted:
             ensemble.linear.near, ensemble.linear.starts = near, starts.get("linear", judge or {})
+        for other in set(ensemble.others) - set(fitted):
+            ensemble.others[other] = _untrained(other, near, fitted, (), search, judge)
         return ensemble
-    if name == "mlp" and name in starts:
+    if name == "mlp" and name in starts and "epochs" in chosen:
         return MlpHead(chosen["epochs"], chosen["dropout"], chosen["decay"], starts[name])
     return make_head(name)
 

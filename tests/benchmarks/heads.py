@@ -21,6 +21,7 @@ import polars as pl
 
 from tasks.demo.noise import noisy_passes_from_features
 from tasks.duplicates import near_duplicate_groups
+from tasks.project import Student as StudentSettings
 from tasks.student.calibration import apply_temperature, expected_calibration_error, fit_temperature
 from tasks.student.crossfit import fold_of
 from tasks.student.heads import Head
@@ -32,6 +33,7 @@ from tests.benchmarks.banking77_student import embedded
 from tests.benchmarks.cleaning import interval
 
 CANDIDATES = ("linear", "mlp", "ensemble")
+AVERAGED = StudentSettings(candidates=CANDIDATES).averaged
 FOLDS, NOISE = 5, 0.15
 VARIANTS = ((0.2, 0.05), (0.2, 0.5), (0.5, 0.05), (0.5, 0.5), (0.7, 0.5))
 EVERY_EPOCHS = 5
@@ -114,7 +116,7 @@ def measure(task: Task, seed: int, into: Measured) -> None:
     """Train as a retrain does, and judge."""
     n, n_leaves = len(task.said), task.levels.n_leaves
     rows = Rows(task.X, task.said, task.said, task.folds, np.ones(n, np.float32))
-    candidates, winner = train_candidates(CANDIDATES, rows, n_leaves, seed)
+    candidates, winner = train_candidates(CANDIDATES, rows, n_leaves, seed, ensemble_with=AVERAGED)
     into.chosen.append(winner)
     into.right("teacher", task.teacher == task.truth)
     said = {one.name: one.model.predict_proba(task.X_test) for one in candidates}
@@ -178,7 +180,9 @@ def upper_level(
     above = task.levels.maps[0]
     tops = Rows(task.X, above[task.said].astype(np.int64), above[task.said].astype(np.int64), task.folds,
                 np.ones(len(task.said), np.float32))  # fmt: skip
-    separate, _ = train_candidates(("linear", "ensemble"), tops, task.levels.sizes[0], seed)
+    separate, _ = train_candidates(
+        ("linear", "ensemble"), tops, task.levels.sizes[0], seed, ensemble_with=AVERAGED
+    )
     for one in separate:
         P, name = one.model.predict_proba(task.X_test), one.name
         top = P.argmax(axis=1)

@@ -169,7 +169,7 @@ def trained(
         (pool.X[:0], None),
         SEED,
         prototypes=settings.prototypes,
-        ensemble_with=settings.ensemble_with,
+        ensemble_with=[name for name in settings.averaged if name in names],
     )
 
 

@@ -1,9 +1,11 @@
 import numpy as np
+import polars as pl
 import pytest
 
 from tasks.errors import TrainingError
 from tasks.student.levels import Levels, decode
-from tasks.student.training import Rows, train_candidates
+from tasks.student.search import Search
+from tasks.student.training import Rows, starts_of, train_candidates
 
 Clusters = tuple[np.ndarray, np.ndarray]
 NAMES = ("linear", "mlp", "ensemble", "lda")
@@ -23,6 +25,37 @@ def test_the_ensemble_takes_heads_as_they_were_trained(clusters: Clusters) -> No
     assert models["ensemble"].linear is models["linear"]
     assert models["ensemble"].others.get("lda", models["lda"]) is models["lda"]
     assert {one.name: one.settings["kind"] for one in found} == {name: name for name in models}
+
+
+def test_the_ensemble_is_trained_last_wherever_it_is_named(clusters: Clusters) -> None:
+    X, y = clusters
+    names = ("ensemble", "mlp", "linear")
+    found, _ = train_candidates(names, rows_of(X, y), 6, 0, ensemble_with=("mlp",))
+    models = {one.name: one.model for one in found}
+    assert tuple(models) == names
+    assert models["ensemble"].linear is models["linear"]
+    assert models["ensemble"].others.get("mlp", models["mlp"]) is models["mlp"]
+
+
+def test_after_a_search_an_ensemble_goes_on_with_its_shares_and_its_members_with_theirs(
+    clusters: Clusters,
+) -> None:
+    """Nothing is tuned again: every member starts from its weights, with the settings it had as a candidate."""
+    X, y = clusters
+    rows = rows_of(X, y)
+    first, _ = train_candidates(("linear", "mlp", "ensemble"), rows, 6, 0, ensemble_with=("mlp",))
+    settings = {one.name: one.settings for one in first}
+    assert settings["ensemble"].get("mlp_share"), "or there is nothing to go on with"
+    learned = pl.DataFrame(schema={"key": pl.Binary, "label": pl.String, "fold": pl.Int16})
+    search = Search(0.0, "", "ensemble", settings, learned, starts_of(first))
+    [then], _ = train_candidates(["ensemble"], rows, 6, 0, ensemble_with=("mlp",), search=search)
+    again = then.settings | {"temperature": settings["ensemble"]["temperature"]}
+    assert again == pytest.approx(settings["ensemble"])
+    member = then.model.others["mlp"]
+    assert member.starts
+    assert member.settings() == settings["mlp"] | {"temperature": member.temperature}
+    assert then.model.linear.starts
+    assert then.loss < next(one.loss for one in first if one.name == "ensemble") + 0.05
 
 
 def test_a_label_with_one_example_is_learned_with_the_others(clusters: Clusters) -> None:
