@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from tasks.student.intervals import errors_allowed, share_of_outcomes_up_to
 
 PROMISES = (0.02, 0.05, 0.1, 0.2, 0.4)
-ALLOWANCE = 0.1
-"""What a start is chosen for: target errors, and the probability that each may be broken."""
+"""The target errors that a start is chosen for."""
 
 EVERY = 4
 """One point in so many may be a start: neighbours hardly differ, and each costs time."""
@@ -53,16 +52,19 @@ def chances(
     return share_of_outcomes_up_to(errors_allowed(accepted, target_error, allowance), accepted, error_rates)
 
 
-def likeliest(coverages: NDArray[np.float64], error_rates: NDArray[np.float64], items: int) -> int:
+def likeliest(
+    coverages: NDArray[np.float64], error_rates: NDArray[np.float64], items: int, allowance: float
+) -> int:
     """The operating point where most promises are likely to be proved on a sample of so many items.
 
     The chances for several promises are added up: where the lax ones are safe, the strict ones decide. The promise that
-    is in fact tested does not enter, so that a laxer one never ends at a stricter threshold.
+    is in fact tested does not enter, so that a laxer one never ends at a stricter threshold. The allowance does: what
+    enough rows for a confidence of .90 accept is too little for .95.
     """
     places = np.arange(0, len(coverages), EVERY)
     together = np.zeros(len(places))
     for target in PROMISES:
-        together += chances(coverages[places], error_rates[places], items, target, ALLOWANCE)
+        together += chances(coverages[places], error_rates[places], items, target, allowance)
     return int(places[together.argmax()])
 
 

@@ -49,11 +49,16 @@ class ThresholdPath:
     upper: NDArray[np.float64] | None = None
     expected_errors: NDArray[np.float64] | None = None
 
-    def starts_for(self, items: int) -> NDArray[np.int64]:
-        """Where testing starts on a sample of so many items: int [up to k], increasing; nothing in it is looked at."""
+    def starts_for(self, items: int, allowance: float) -> NDArray[np.int64]:
+        """Where testing starts on a sample of so many items: int [up to k], increasing; nothing in it is looked at.
+
+        Args:
+            items: the sample's size.
+            allowance: error probability of each start.
+        """
         if self.expected_errors is None:
             return self.starts
-        first = likeliest(self.coverages, self.expected_errors, items)
+        first = likeliest(self.coverages, self.expected_errors, items, allowance)
         return np.unique([first, *self.starts[1:]])
 
 
@@ -264,8 +269,8 @@ def certify(
             "lay the path and certify with the same student",
         )
     items = len(wrong) if two_stage is None else two_stage.worth
-    starts = path.starts_for(items)
     share = (1 - confidence) / len(path.starts)
+    starts = path.starts_for(items, share)
     outcomes: list[tuple[int, int, NDArray[np.bool_]]] = []
     for point, row in enumerate(path.thresholds):
         taken, mistaken = accepts(confidences, row, never), wrong
@@ -329,13 +334,9 @@ def _more_rows(
     accepted, errors = (np.array([getattr(p, name) for p in curve], float) for name in ("accepted", "errors"))
     rates = (errors + np.clip(expected, 0, 1) / target_error) / (accepted + 1 / target_error)
     coverages = (accepted + path.coverages / target_error) / (items + 1 / target_error)
+    share = (1 - confidence) / len(path.starts)
     wanted = rows_needed(
-        path.starts_for,
-        coverages,
-        rates,
-        items,
-        target_error,
-        (1 - confidence) / len(path.starts),
+        lambda size: path.starts_for(size, share), coverages, rates, items, target_error, share
     )
     return None if wanted is None else wanted - items
 

@@ -119,7 +119,7 @@ def test_budgets_that_meet_add_up() -> None:
     curve = certify(path, confidences, np.zeros(2000, bool), 0.05, 0.9).curve
     assert curve[-1].certified
     assert curve[-1].allowance == pytest.approx(0.1)
-    assert curve[path.starts_for(2000)[0]].allowance == pytest.approx(0.025)
+    assert curve[path.starts_for(2000, 0.025)[0]].allowance == pytest.approx(0.025)
     assert not curve[0].certified, "points before the first start are not tested"
     point = curve[-1]
     assert point.bound == pytest.approx(float(clopper_pearson_upper(0, point.accepted, 0.1)))
@@ -129,10 +129,21 @@ def test_budgets_that_meet_add_up() -> None:
 def test_starts_are_fixed_by_the_size_alone(k: int, items: int, seed: int) -> None:
     """Always k or fewer points of the path, the ones that are spread but the first; a path of before keeps its own."""
     path = fix_path(traffic(400, seed)[0], starts=k)
-    starts = path.starts_for(items)
+    starts = path.starts_for(items, 0.05)
     assert 1 <= len(starts) <= k
     assert set(path.starts[1:]) <= set(starts) <= set(range(len(path.coverages)))
-    assert np.array_equal(replace(path, expected_errors=None).starts_for(items), path.starts)
+    assert np.array_equal(replace(path, expected_errors=None).starts_for(items, 0.05), path.starts)
+
+
+@pytest.mark.parametrize(("confidence", "least"), [(0.9, 114), (0.95, 149)])
+def test_a_start_accepts_as_many_as_the_confidence_takes(confidence: float, least: int) -> None:
+    """A sure student on 300 rows: so many without an error prove 2 %, and fewer prove nothing."""
+    surest = np.linspace(0.99995, 1, 1000)[:, None]
+    path = fix_path(surest)
+    [start] = path.starts_for(300, 1 - confidence)
+    assert round(300 * path.coverages[start]) >= least
+    rows = np.random.default_rng(0).choice(surest, 300)
+    assert certify(path, rows, np.zeros(300, bool), 0.02, confidence).thresholds is not None
 
 
 def honest(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
