@@ -42,6 +42,7 @@ from tasks.routing.cascade import cleared
 from tasks.store import open_store
 from tasks.store.policies import policy_in_force
 from tasks.student.package import Student
+from tasks.student.standing_snapshot import drop_snapshots
 
 LATENCY_ITEMS = 200
 
@@ -228,6 +229,8 @@ def _carried_out(project: Project, registry: Registry, outcome: Promoted, now: d
         return replace(outcome, reasons=[*outcome.reasons, str(error)])
     for version in deleted:
         (project.root / "retrains" / f"{version}.heldout.parquet").unlink(missing_ok=True)
+    if deleted:
+        drop_snapshots(project.root, deleted, registry.versions())
     return replace(outcome, deleted=deleted)
 
 

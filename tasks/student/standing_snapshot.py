@@ -1,4 +1,5 @@
-"""The newest snapshot with what it was made from, so that a night freezes the same rows once.
+"""Which snapshots stand: the newest with what it was made from, so that a night freezes the same rows once, and those
+that versions were trained on.
 
 Cleaning and retraining each ask for a snapshot. Knows counts and hashes, no row.
 """
@@ -7,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
@@ -54,6 +58,33 @@ def keep_snapshot(root: Path, state: str, snapshot: Snapshot) -> None:
     """Afterwards it is the newest one."""
     with written_whole(_file(root)) as beside:
         beside.write_text(json.dumps({"state": state, "snapshot": snapshot.as_dict()}), encoding="utf-8")
+
+
+def drop_snapshots(root: Path, gone: Iterable[str], kept: Iterable[str]) -> None:
+    """Afterwards what versions that are gone were trained on is gone too, cleaned labels with it.
+
+    The newest snapshot stays, and whatever a kept version was trained on. Labels are the database's: nothing is lost
+    but time.
+
+    Args:
+        root: the project's.
+        gone: versions that the registry has no longer.
+        kept: those it has.
+    """
+    stay = {_trained_on(root, version) for version in kept}
+    with suppress(OSError, ValueError, KeyError):
+        stay.add(json.loads(_file(root).read_text(encoding="utf-8"))["snapshot"]["fingerprint"])
+    for fingerprint in {_trained_on(root, version) for version in gone} - stay - {None}:
+        shutil.rmtree(root / "snapshots" / str(fingerprint), ignore_errors=True)
+
+
+def _trained_on(root: Path, version: str) -> str | None:
+    """The fingerprint of a version's snapshot; None where its facts do not say."""
+    try:
+        facts = json.loads((root / "retrains" / f"{version}.json").read_text(encoding="utf-8"))
+        return str(facts["record"]["snapshot"]["fingerprint"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _file(root: Path) -> Path:

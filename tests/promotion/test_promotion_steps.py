@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -209,7 +210,9 @@ def test_only_so_many_versions_are_kept_and_what_serves_among_them(shop: Shop) -
     for number in range(1, 7):
         version = a_version(project)
         folders[version] = folder_of(registry, version)
-        (retrains / f"{version}.json").write_text("{}")
+        rows = "of 3 and 5" if number in (3, 5) else f"of {version}"
+        (retrains / f"{version}.json").write_text(json.dumps({"record": {"snapshot": {"fingerprint": rows}}}))
+        (project.root / "snapshots" / rows).mkdir(parents=True, exist_ok=True)
         (retrains / f"{version}.heldout.parquet").write_bytes(b"")
         if number == 1:
             registry.set_alias("audited-by-law", version)
@@ -220,6 +223,8 @@ def test_only_so_many_versions_are_kept_and_what_serves_among_them(shop: Shop) -
     assert [version for version, folder in folders.items() if folder.exists()] == ["1", "5", "6"]
     assert len(list(retrains.glob("*.json"))) == 6
     assert sorted(file.name[0] for file in retrains.glob("*.parquet")) == ["1", "5", "6"]
+    left = {folder.name for folder in (project.root / "snapshots").iterdir()}
+    assert left == {"of 1", "of 3 and 5", "of 6"}, "what a kept version was trained on stays"
     assert registry.load("5")
     assert rollback_champion.fn(project)["champion_version"] == "5"
     with pytest.raises(TrainingError, match="version 4, which served before version 5, is kept no longer"):
