@@ -22,6 +22,8 @@ WINDOW = 8
 
 PAIRS_AT_ONCE = 200_000
 TEXTS_AT_ONCE = 20_000
+MOST_IN_TABLE, TABLE_FOR_EACH = 1 << 24, 16
+"""Entries of a table of all trigrams that an alphabet allows: at most so many, and so many for each one there is."""
 
 Signatures = NDArray[np.uint64]
 """[n, BANDS], what `signatures` gives of n texts."""
@@ -129,17 +131,42 @@ class _Trigrams:
 def _trigrams(texts: Sequence[str]) -> _Trigrams:
     tidy = [" ".join(text.casefold().split()).ljust(3) for text in texts]
     lengths = np.fromiter((len(text) for text in tidy), np.int64, len(tidy))
-    codes = np.frombuffer("".join(tidy).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.int64)
-    trigrams = codes[:-2] << 42 | codes[1:-1] << 21 | codes[2:]  # a code point needs 21 bits: no collisions
+    codes = np.frombuffer("".join(tidy).encode("utf-32-le", "surrogatepass"), np.uint32)
     ends = np.cumsum(lengths)
     owner = np.repeat(np.arange(len(tidy)), lengths)[:-2]
-    inside = np.arange(len(trigrams)) < ends[owner] - 2
-    trigrams, owner = trigrams[inside], owner[inside]
-    distinct, places = np.unique(trigrams, return_inverse=True)
+    inside = np.arange(len(owner)) < ends[owner] - 2
+    owner = owner[inside]
+    distinct, places = _distinct_trigrams(codes, inside)
     pairs = np.sort(owner << 31 | places)  # by text, then trigram; np.unique would take ten times as long
     pairs = pairs[np.diff(pairs, prepend=-1) > 0]
     starts = np.searchsorted(pairs, np.arange(len(tidy) + 1, dtype=np.int64) << 31)
     return _Trigrams(pairs & ((1 << 31) - 1), starts, distinct)
+
+
+def _distinct_trigrams(
+    codes: NDArray[np.uint32], inside: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The sorted distinct trigrams among those that begin at the places marked, and which of them begins at each.
+
+    A trigram's value is its three code points at 21 bits each: no collisions. Where they are many beside those that
+    the alphabet allows, a table finds them in one pass instead of sorting.
+    """
+    used = np.flatnonzero(np.bincount(codes))
+    size, ranks = len(used), np.zeros(int(used.max(initial=0)) + 1, np.int64)
+    ranks[used] = np.arange(size)
+    dense = ranks[codes]
+    trigrams = ((dense[:-2] * size + dense[1:-1]) * size + dense[2:])[
+        inside
+    ]  # in the order of the code points
+    if size**3 <= min(MOST_IN_TABLE, TABLE_FOR_EACH * len(trigrams)):
+        found = np.zeros(size**3, bool)
+        found[trigrams] = True
+        distinct = np.flatnonzero(found)
+        places = (np.cumsum(found, dtype=np.int32) - 1)[trigrams].astype(np.int64)
+    else:
+        distinct, places = np.unique(trigrams, return_inverse=True)
+    first, second, third = distinct // size**2, distinct // size % size, distinct % size
+    return used[first] << 42 | used[second] << 21 | used[third], places
 
 
 def _bands(trigrams: _Trigrams) -> NDArray[np.uint64]:

@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks import duplicates
 from tasks.duplicates import SIMILARITY, near_duplicate_groups, near_duplicates_of
 
 
@@ -52,6 +54,23 @@ def test_groups_are_named_by_their_first_row_and_equal_texts_meet(old: list[str]
     assert near_duplicates_of(old, texts).all()
     assert not near_duplicates_of(old, []).any()
     assert near_duplicates_of([], old).shape == (0,)
+
+
+@given(st.lists(st.text(st.characters(codec=None), max_size=12), min_size=1, max_size=20))
+def test_trigrams_are_told_apart_by_their_code_points_in_a_table_or_by_sorting(texts: list[str]) -> None:
+    """Each text has its set, as the values of three code points; signatures do not depend on the other texts."""
+    tidy = [" ".join(text.casefold().split()).ljust(3) for text in texts]
+    places = [[text[i : i + 3] for i in range(len(text) - 2)] for text in tidy]
+    values = [sorted({ord(x[0]) << 42 | ord(x[1]) << 21 | ord(x[2]) for x in one}) for one in places]
+    for entries in (0, 1 << 24):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(duplicates, "MOST_IN_TABLE", entries)
+            patch.setattr(duplicates, "TABLE_FOR_EACH", entries)
+            found = duplicates._trigrams(texts)
+            ours = [found.values[a:b] for a, b in zip(found.starts[:-1], found.starts[1:], strict=True)]
+            assert [found.distinct[one].tolist() for one in ours] == values
+            signed = duplicates.signatures(texts)
+            assert np.array_equal(signed, np.concatenate([duplicates.signatures([text]) for text in texts]))
 
 
 def test_a_crowd_of_near_copies_is_linear_work_and_one_group() -> None:
