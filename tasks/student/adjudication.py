@@ -93,7 +93,7 @@ class Adjudication:
     def two_stage(self) -> TwoStage:
         """How the items come to be judged."""
         differs = self.differs
-        return TwoStage(differs, self.drawn & ~differs, self.share)
+        return TwoStage(differs, self.drawn & ~differs, self.share, open=self.open)
 
     def sample(self) -> CalibrationSample:
         """To certify on; what is open counts as wrong where it should have been judged."""

@@ -39,12 +39,15 @@ class TwoStage:
         drawn: bool [n], rows of the second kind whose coin came up; they are judged too.
         share: probability that a row of the second kind is drawn, in (0, 1].
         bounds: whether `upper` is worked out, which is for display and takes most of the time; without it is 1.
+        open: bool [n], rows that nobody has judged yet: they count as wrong where an error is refuted, and not where
+            errors are shown. None where all are judged that should be.
     """
 
     all_judged: NDArray[np.bool_]
     drawn: NDArray[np.bool_]
     share: float
     bounds: bool = True
+    open: NDArray[np.bool_] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values, to be kept with the sample."""
@@ -52,13 +55,17 @@ class TwoStage:
             "all_judged": self.all_judged.tolist(),
             "drawn": self.drawn.tolist(),
             "share": self.share,
+            "open": None if self.open is None else self.open.tolist(),
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TwoStage:
         """The inverse of `as_dict`."""
         judged, drawn = (np.asarray(values[name], bool) for name in ("all_judged", "drawn"))
-        return cls(judged, drawn, float(values["share"]))
+        left = values.get("open")
+        return cls(
+            judged, drawn, float(values["share"]), open=None if left is None else np.asarray(left, bool)
+        )
 
     @property
     def counts(self) -> NDArray[np.bool_]:
@@ -75,8 +82,8 @@ class TwoStage:
         return int((wrong & self.all_judged).sum()), int((wrong & self.drawn).sum())
 
     def weighted(self, wrong: NDArray[np.bool_]) -> float:
-        """How many errors there are by the unbiased estimate: each counts by its inverse probability."""
-        judged, drawn = self.errors(wrong)
+        """How many errors were found, by the unbiased estimate: each counts by its inverse probability."""
+        judged, drawn = self.errors(wrong if self.open is None else wrong & ~self.open)
         return judged + drawn / self.share
 
     def p_value(self, wrong: NDArray[np.bool_], accepted: int, error: float) -> float:

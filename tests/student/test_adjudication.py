@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,8 @@ from hypothesis import strategies as st
 from tasks.student.adjudication import Adjudication, Terms, drawn_by_coin, share_to_check
 from tasks.student.certifying import certified
 from tasks.student.package import Answers
+from tasks.student.thresholds import certify
+from tasks.student.weighted_bounds import TwoStage
 from tests.student.test_weighted_bounds import Traffic, path_of
 
 KEYS = [place.to_bytes(16, "big") for place in range(4000)]
@@ -64,6 +68,18 @@ def test_what_is_open_counts_as_wrong_in_a_certificate() -> None:
     assert found.thresholds is None
     complete = sample_of(900, 1, 0.5, open_one.two_stage.counts)
     assert certified(PATH, complete.sample(), 1, None, 0.1, 0.9)[0].certified_coverage > 0.2
+
+
+def test_errors_that_are_shown_are_those_that_were_found() -> None:
+    """Where looser points fail whatever is decided the rest stays open: that is no error, and more rows may help."""
+    nobody = sample_of(900, 1, 1.0).sample()
+    assert nobody.two_stage is not None
+    kept = TwoStage.from_dict(json.loads(json.dumps(nobody.two_stage.as_dict())))
+    for how in (nobody.two_stage, kept):
+        found = certify(PATH, nobody.answers.scores, nobody.wrong, 0.1, 0.9, two_stage=how)
+        assert found.thresholds is None
+        assert sum(point.errors for point in found.curve) == 0
+        assert found.more_rows_needed is not None
 
 
 def test_the_surest_are_wanted_first() -> None:

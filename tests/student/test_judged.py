@@ -122,6 +122,23 @@ def sample(against: str, rows: int) -> CalibrationSample:
 
 
 @pytest.mark.parametrize(
+    ("audits", "gold", "chosen"),
+    [
+        (225, 560, "gold"),
+        (225, 150, "adjudicated"),
+        (225, 60, "adjudicated"),
+        (500, 900, "adjudicated"),
+        (99, 60, "teacher"),
+    ],
+)
+def test_few_audits_leave_it_to_a_larger_gold(audits: int, gold: int, chosen: str) -> None:
+    """Sizes alone decide, before anything is looked at."""
+    found = first_large_enough([sample("adjudicated", audits), sample("gold", gold), sample("teacher", 900)])
+    assert found is not None
+    assert found.against == chosen
+
+
+@pytest.mark.parametrize(
     ("sizes", "chosen"),
     [
         ((150, 900, 900), 0),
