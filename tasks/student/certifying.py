@@ -23,8 +23,8 @@ from tasks.taxonomy import truncate
 
 ENOUGH_ROWS = 100
 ENOUGH_AUDITS = 500
-"""Adjudicated audits are the traffic itself, but of samples of 300 rows one in eight proves nothing at all, of 560 one in
-six hundred (notebooks/LOG.md): until there are so many, a larger gold goes first."""
+"""Adjudicated audits are the traffic itself, but one sample of 300 rows in eight proves nothing at all, one of 560 in six
+hundred (notebooks/LOG.md): until there are so many, a larger gold goes first."""
 
 
 @dataclass(frozen=True, eq=False)
