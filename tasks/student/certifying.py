@@ -23,7 +23,7 @@ from tasks.taxonomy import truncate
 
 ENOUGH_ROWS = 100
 ENOUGH_AUDITS = 500
-"""Adjudicated audits are the traffic itself, but one sample of 300 rows in eight proves nothing at all, one of 560 in six
+"""Adjudicated audits are the traffic itself, but one sample of 300 rows in eight proves nothing, one of 560 in six
 hundred (notebooks/LOG.md): until there are so many, a larger gold goes first."""
 
 
