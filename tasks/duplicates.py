@@ -155,9 +155,8 @@ def _distinct_trigrams(
     size, ranks = len(used), np.zeros(int(used.max(initial=0)) + 1, np.int64)
     ranks[used] = np.arange(size)
     dense = ranks[codes]
-    trigrams = ((dense[:-2] * size + dense[1:-1]) * size + dense[2:])[
-        inside
-    ]  # in the order of the code points
+    # Their order is that of the code points.
+    trigrams = ((dense[:-2] * size + dense[1:-1]) * size + dense[2:])[inside]
     if size**3 <= min(MOST_IN_TABLE, TABLE_FOR_EACH * len(trigrams)):
         found = np.zeros(size**3, bool)
         found[trigrams] = True

@@ -20,6 +20,7 @@ from tasks.monitoring.inventory import RunLine
 from tasks.records import Policy
 from tasks.store import Store, schema
 from tasks.store.policies import policy_in_force
+from tasks.student.retrain_facts import facts_of
 
 
 @dataclass(frozen=True)
@@ -125,11 +126,8 @@ def read_version(root: Path, store: Store, version: str | None) -> TrainedVersio
     """What a version's retrain left, or None where it left nothing readable."""
     if version is None:
         return None
-    try:
-        facts = json.loads((root / "retrains" / f"{version}.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return None  # derived: the next retrain writes it again
-    return trained_version(facts, version, policy_in_force(store, version))
+    facts = facts_of(root, version)
+    return trained_version(facts, version, policy_in_force(store, version)) if facts is not None else None
 
 
 def trained_version(facts: Mapping[str, Any], version: str, policy: Policy | None) -> TrainedVersion:

@@ -48,10 +48,10 @@ class EnsembleHead:
 
     Args:
         strength: see `LinearHead`.
-        share: of the neighbours in [0, 1], the linear head having what all others leave; None lets `tune` (or the first
-            `fit`) learn the shares of all members.
+        share: of the neighbours in [0, 1], the linear head having the rest; None lets `tune` (or the first `fit`) learn
+            the shares of all members.
         max_neighbours: rows that vote, drawn at random where there are more; None lets all of them.
-        others: of `OTHERS`, what is averaged beside these two, with its shares where they are known.
+        others: of `OTHERS`, what is averaged beside linear head and neighbours.
         tuned: members that need no training of their own.
 
     Raises:
@@ -65,7 +65,7 @@ class EnsembleHead:
         strength: float | None = None,
         share: float | None = None,
         max_neighbours: int | None = 50_000,
-        others: Sequence[str] | Mapping[str, float] = (),
+        others: Sequence[str] = (),
         tuned: Tuned | None = None,
     ):
         if not set(others) <= set(OTHERS):
@@ -79,10 +79,7 @@ class EnsembleHead:
         self.others: dict[str, Head] = {
             name: self._tuned[name][0] if name in self._tuned else make_head(name) for name in others
         }
-        self.shares: dict[str, float] | None = None
-        if share is not None:
-            theirs = dict(others) if isinstance(others, Mapping) else dict.fromkeys(others, 0.0)
-            self.shares = {LINEAR: 1 - share - sum(theirs.values()), **theirs, NEIGHBOURS: share}
+        self.shares = None if share is None else {LINEAR: 1 - share, NEIGHBOURS: share}
         self.max_neighbours = max_neighbours
         self.temperature = 1.0
         self.reference = np.zeros((0, 0), np.float32)
@@ -189,13 +186,18 @@ class EnsembleHead:
         settings, arrays = read_settings(folder), read_arrays(folder)
         head = cls(share=settings["neighbour_share"])
         head.linear = LinearHead.load(folder / LINEAR)
-        head.others = {name: load_head(folder / name) for name in OTHERS if f"{name}_share" in settings}
-        if "linear_share" in settings:  # else the linear head has all that the neighbours leave
-            given = {name: settings[f"{name}_share"] for name in (LINEAR, *head.others)}
-            head.shares = {**given, NEIGHBOURS: settings["neighbour_share"]}
+        head.shares = shares_in(settings)
+        head.others = {name: load_head(folder / name) for name in OTHERS if name in head.shares}
         head.temperature = settings["temperature"]
         head.reference, head.labels, head.weight = arrays["reference"], arrays["labels"], arrays.get("weight")
         return head
+
+
+def shares_in(settings: Mapping[str, Any]) -> dict[str, float]:
+    """The shares by member, as an ensemble's settings have them."""
+    neighbours = settings["neighbour_share"]
+    kept = {name: settings[f"{name}_share"] for name in (LINEAR, *OTHERS) if f"{name}_share" in settings}
+    return {LINEAR: 1 - neighbours, **kept, NEIGHBOURS: neighbours}  # what was kept first had no others
 
 
 def mixture_shares(

@@ -6,8 +6,6 @@ later would judge a student that knows them by heart.
 
 from __future__ import annotations
 
-import json
-
 import polars as pl
 
 from tasks.duplicates import near_duplicates_of
@@ -16,6 +14,7 @@ from tasks.project import Project
 from tasks.records import hash_of
 from tasks.store import Store
 from tasks.store.items import read_contents
+from tasks.student.retrain_facts import facts_of
 
 
 def name_of(gold: pl.DataFrame) -> str:
@@ -35,7 +34,7 @@ def not_learned(project: Project, store: Store, version: str, gold: pl.DataFrame
         gold: key, text, label and more, one row a key.
     """
     try:
-        facts = json.loads((project.root / "retrains" / f"{version}.json").read_text(encoding="utf-8"))
+        facts = facts_of(project.root, version) or {}
         if str(facts["trained_with"]).endswith(name_of(gold)):
             return gold  # known when it was trained, and kept out
         learned = pl.read_parquet(facts["record"]["snapshot"]["path"], columns=["key"])

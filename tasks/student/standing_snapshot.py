@@ -20,6 +20,7 @@ from tasks.project import Project
 from tasks.records import Snapshot
 from tasks.store import Store, schema
 from tasks.store.traffic import audits
+from tasks.student.retrain_facts import facts_of
 from tasks.synthetic import SYNTHETIC
 from tasks.whole_files import written_whole
 
@@ -81,9 +82,8 @@ def drop_snapshots(root: Path, gone: Iterable[str], kept: Iterable[str]) -> None
 def _trained_on(root: Path, version: str) -> str | None:
     """The fingerprint of a version's snapshot; None where its facts do not say."""
     try:
-        facts = json.loads((root / "retrains" / f"{version}.json").read_text(encoding="utf-8"))
-        return str(facts["record"]["snapshot"]["fingerprint"])
-    except (OSError, ValueError, KeyError):
+        return str((facts_of(root, version) or {})["record"]["snapshot"]["fingerprint"])
+    except KeyError:
         return None
 
 

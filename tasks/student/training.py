@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tasks.errors import TrainingError
 from tasks.student.crossfit import cross_fitted_probabilities, unjudged_probabilities
-from tasks.student.ensemble import EnsembleHead
+from tasks.student.ensemble import EnsembleHead, shares_in
 from tasks.student.finetuned import FinetunedStudent
 from tasks.student.finetuning import Finetuning
 from tasks.student.heads import Head, make_head
@@ -143,9 +143,8 @@ def train_candidates(
     for name in names:
         if name not in OWN_INPUTS:
             make_head(name)  # what is not installed is told before anything is trained
-    for name in sorted(
-        names, key=lambda name: name == "ensemble"
-    ):  # it takes the others as they were trained
+    # The ensemble last: it takes the others as they were trained.
+    for name in sorted(names, key=lambda name: name == "ensemble"):
         if name == "timm":
             fitted[name] = _train_images(rows, n_leaves, seed, images)
         elif name == "finetuned":
@@ -184,16 +183,13 @@ def _untrained(
     if name == "linear":
         return LinearHead(chosen.get("strength"), near, starts.get(name, judge))
     if name == "ensemble":
-        left = {other: chosen[f"{other}_share"] for other in ensemble_with if f"{other}_share" in chosen}
-        ensemble = EnsembleHead(
-            chosen.get("strength"),
-            chosen.get("neighbour_share"),
-            others=left if chosen else ensemble_with,
-            tuned=fitted,
-        )
+        shares = shares_in(chosen) if chosen else None
+        others = [other for other in ensemble_with if shares is None or other in shares]
+        ensemble = EnsembleHead(chosen.get("strength"), others=others, tuned=fitted)
+        ensemble.shares = shares
         if "linear" not in fitted:
             ensemble.linear.near, ensemble.linear.starts = near, starts.get("linear", judge or {})
-        for other in set(ensemble.others) - set(fitted):
+        for other in set(others) - set(fitted):
             ensemble.others[other] = _untrained(other, near, fitted, (), search, judge)
         return ensemble
     if name == "mlp" and name in starts and "epochs" in chosen:
